@@ -1,0 +1,1 @@
+"""One module a benchmark, run by `hat bench NAME`."""

@@ -1,0 +1,1 @@
+"""Caches, generation and scoring with a trained model."""

@@ -1,0 +1,1 @@
+"""The models: jax and flax only. They know arrays, not files."""

@@ -1,0 +1,1 @@
+"""Bytes, words and tokens on the host. No jax here."""
