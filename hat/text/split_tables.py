@@ -120,8 +120,7 @@ def _read(
         state = words.next_state[state, character]
         cuts = range(first_back, first_back - num_bytes, -max_word_bytes)
         masks |= start * np.int32(sum(1 << back for back in cuts))
-        last_part = (num_bytes - 1) % max_word_bytes + 1
-        length = np.where(start, last_part, length + num_bytes)
+        length = np.where(start, 0, length) + num_bytes  # matters after one-byte characters only
     return state, masks
 
 

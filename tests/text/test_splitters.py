@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hat.errors import UserError
-from hat.text import split_loop
+from hat.text import split_loop, unicode_classes
 from hat.text.splitters import BYTE_CAUSAL, FixedStride, WhitespaceRule, WordRule, make_splitter
 from tests.text.reference import characters, limited
 
@@ -18,6 +18,8 @@ SPLITTERS = [
     WordRule(), WordRule(1), WordRule(2), WordRule(3), WordRule(4), WordRule(7),
     WhitespaceRule(), WhitespaceRule(5), FixedStride(1), FixedStride(8),
 ]  # fmt: skip
+
+EXACT = [WordRule(4), WordRule(5), WordRule(9), WordRule(), WhitespaceRule(5), WhitespaceRule()]
 
 # Bytes at which something happens: every class with few bytes, and what corrupts them.
 _PIECES = [
@@ -168,13 +170,16 @@ def test_streaming_equals_whole(splitter, data):
     assert split.starts.dtype == bool and split.known.dtype == np.int32
     assert split.starts.shape == split.known.shape == (len(data),)
     stream, starts = splitter.stream(), []
+    all_starts = np.flatnonzero(split.starts).tolist()
     for t, byte in enumerate(data):
         revealed = stream.push(byte)
         assert revealed.known == split.known[t]
         assert all(start <= t for start in revealed.starts)
         starts += revealed.starts
+        # The start that completes a word is revealed with it, unless it is the next byte's.
+        assert set(s for s in all_starts[: revealed.known + 1] if s <= t) <= set(starts)
     starts += stream.finish()
-    assert starts == np.flatnonzero(split.starts).tolist()
+    assert starts == all_starts
 
 
 @pytest.mark.parametrize("splitter", SPLITTERS, ids=lambda s: s.name)
@@ -227,15 +232,24 @@ def next_characters(class_of):
     return after
 
 
-@pytest.mark.parametrize("limit", [4, 5, 9, 100])
+@pytest.mark.parametrize("splitter", EXACT, ids=lambda s: s.name)
 @given(data=any_bytes)
 @settings(max_examples=40)
 @example(data="a\n你好🙂 b\u0301  ア".encode())
 @example(data=b"aaaaaaaa\xcc\x81b ")
-def test_known_is_exact(reference, class_of, next_characters, limit, data):
+def test_known_is_exact(reference, class_of, next_characters, splitter, data):
     """Word k is counted at byte t iff its end is the same in every continuation: brute force over
     every character that may follow, by the reference."""
-    known = WordRule(limit).split(array(data)).known
+    white = np.array([c.white_space for c in unicode_classes.load().classes])
+
+    def rule_starts(strings: np.ndarray) -> list[bool]:
+        if isinstance(splitter, WordRule):
+            return reference.last_starts(strings).tolist()
+        blank = white[strings[:, -2:]]
+        return (blank[:, 0] & ~blank[:, -1] | (strings.shape[1] == 1)).tolist()
+
+    known = splitter.split(array(data)).known
+    rule: list[bool] = []
     for t in range(len(data)):
         prefix = data[: t + 1]
         decoded = characters(prefix)
@@ -247,16 +261,15 @@ def test_known_is_exact(reference, class_of, next_characters, limit, data):
             decoded = decoded[: -len(pending)]
         lengths = [length for _, length in decoded]
         classes = [int(class_of[c]) for c, _ in decoded]
-        rule = reference.causal_starts(classes)
-        starts = limited(lengths, rule, limit)
-        total = sum(lengths)
-        closed = True
+        while len(rule) < len(classes):  # characters, once complete, stay
+            rule += rule_starts(np.array([classes[: len(rule) + 1]]))
+        starts = limited(lengths, rule, splitter.max_word_bytes)
         candidates = sorted(next_characters(pending))
-        strings = np.array([[*classes, character] for character, _ in candidates])
-        for (_, length), rule_start in zip(
-            candidates, reference.last_starts(strings).tolist(), strict=True
-        ):
-            closed &= total in limited([*lengths, length], [*rule, rule_start], limit)
+        nexts = rule_starts(np.array([[*classes, character] for character, _ in candidates]))
+        closed = all(
+            sum(lengths) in limited([*lengths, length], [*rule, start], splitter.max_word_bytes)
+            for (_, length), start in zip(candidates, nexts, strict=True)
+        )
         assert known[t] == len(starts) - 1 + closed, (data, t)
 
 
