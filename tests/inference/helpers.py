@@ -46,13 +46,19 @@ def llama_config(**changes) -> LlamaConfig:
 
 @functools.cache
 def built(config):
-    """The model of a config, and random parameters whose norms are not all ones."""
+    """The model of a config, and random parameters: norms and biases too, so that none of them
+    can be left out unseen. Drawn by numpy, as compiling `model.init` would take longer."""
     model = config.build()
-    params = model.init(jax.random.key(3))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(4), len(leaves))
-    leaves = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
-    return model, jax.tree.unflatten(tree, leaves)
+    generator = np.random.default_rng(3)
+
+    def draw(path, leaf):
+        noise = generator.standard_normal(leaf.shape, np.float32)
+        kind = path[-1].key
+        if kind == "kernel":
+            return noise / np.sqrt(leaf.shape[-2], dtype=np.float32)
+        return {"scale": 1 + 0.2 * noise, "bias": 0.2 * noise}.get(kind, noise)
+
+    return model, jax.tree_util.tree_map_with_path(draw, model.abstract_params())
 
 
 class SmallSplitter:
