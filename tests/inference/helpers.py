@@ -7,12 +7,11 @@ import functools
 import jax
 import numpy as np
 
-import hat.text.splitters
 from hat.models.hat import ConnectorConfig, HatConfig
 from hat.models.layers import StackConfig
 from hat.models.llama import LlamaConfig
 from hat.text.ids import BOS, EOT, PAD
-from hat.text.splitters import BYTE_CAUSAL, Revealed, Split
+from hat.text.splitters import BYTE_CAUSAL, Revealed, Split, make_splitter
 
 WINDOW = 8
 
@@ -119,9 +118,9 @@ class SmallStream:
 
 
 def splitters() -> list:
-    """The rule above and, once it is there, that of the released models."""
-    make = getattr(hat.text.splitters, "make_splitter", None)
-    return [SmallSplitter()] if make is None else [SmallSplitter(), make("words")]
+    """The rule above, and every rule of the library; some with a cap that short texts reach."""
+    specs = ("words", "words:6", "whitespace:9", "stride:4")
+    return [SmallSplitter(), *map(make_splitter, specs)]
 
 
 class ByteTokens:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from hat.errors import UserError
 from hat.inference.generation import generate_with
@@ -143,6 +145,24 @@ def test_llama_generates_in_whole_tokens():
         assert result.stopped or len(result.text) == 8  # the token that reaches the limit
     alone = generate_with(model, params, Pairs(), [b"aabb"], **options)
     assert alone[0].text == results[0].text
+
+
+def test_sharded_parameters_give_the_same_text(sampled):
+    model, params = built(hat_config())
+    devices = jax.devices()
+    mesh = jax.make_mesh((len(devices),), ("fsdp",), axis_types=(AxisType.Auto,))
+
+    def place(leaf):
+        axis = next((i for i, size in enumerate(leaf.shape) if size % len(devices) == 0), None)
+        spec = P(*[None] * axis, "fsdp") if axis is not None else P()
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    params = jax.tree.map(place, params)
+    results = generate_with(
+        model, params, SmallSplitter(), PROMPTS[:2], num_bytes=12,
+        sampling=Sampling(temperature=1.0, seed=7), batch_size=2,
+    )
+    assert [result.text for result in results] == [result.text for result in sampled[:4:2]]
 
 
 def test_no_prompts():
