@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,8 +52,10 @@ def bits_per_byte(run: Run, paths: Sequence[str | Path], *, batch_size: int = 8)
 
     Returns nats, bytes, bits_per_byte, words and bytes_per_word of all together, and under
     "files" a list of the same with each path. Words are tokens for a Llama. UserError: a file
-    that is missing, unreadable or empty; a splitter whose boundaries look ahead.
+    that is missing, unreadable or empty; no file; a splitter whose boundaries look ahead.
     """
+    if not paths:
+        raise UserError("no file to score; give at least one")
     documents = [_read(Path(path)) for path in paths]
     scores = score_documents(
         run.model,
@@ -89,14 +92,13 @@ def score_documents(
     error messages. UserError: a word longer than a row; a splitter that looks ahead.
     """
     names = names or [f"document {i}" for i in range(len(documents))]
-    rows = _WordRows if isinstance(model, HatModel) else _TokenRows
-    rows = rows(rule, row_length, row_words)
-    cut = [rows.cut(*document) for document in zip(documents, names)]
+    rows_class = _WordRows if isinstance(model, HatModel) else _TokenRows
+    rows = rows_class(rule, row_length, row_words)
+    cut = [rows.cut(document, name) for document, name in zip(documents, names)]
     pieces = [piece for _, its_pieces in cut for piece in its_pieces]
-    packed = _pack_in_order(pieces, row_length, rows.words)
-    nats = iter(
+    nats = (
         piece
-        for batch in _batches(packed, batch_size, rows)
+        for batch in _batches(_pack_in_order(pieces, rows), batch_size, rows)
         for piece in _piece_nats(model, params, batch, rows)
     )
     return [
@@ -114,78 +116,77 @@ class _WordRows:
                 f"splitter {splitter.name} is not byte-causal (it is {splitter.causality.kind}): "
                 "its word boundaries tell of bytes to come, so nats under it are no code length"
             )
-        self._splitter, self._length, self.words = splitter, length, words
+        self._splitter, self.length, self.words = splitter, length, words
         self.empty = empty_row(has_words=True)
 
     def cut(self, document: bytes, name: str) -> tuple[int, list[Row]]:
         """The number of words of a document, and its pieces in order."""
         data = np.frombuffer(document, np.uint8)
         split = self._splitter.split(data)
-        packer = Packer(self._length, self.words, Specials(BOS, EOT, PAD))
+        packer = Packer(self.length, self.words, Specials(BOS, EOT, PAD))
         rows = packer.add(word_units(data, split, name=name)) + packer.finish()
         return int(split.starts.sum()), rows
 
     def expand(self, row: Row) -> dict[str, np.ndarray]:
-        return expand_words(row, self._length, self.words)
+        return expand_words(row, self.length, self.words)
 
 
 class _TokenRows:
     """Rows of a Llama: every token counts as a word, and rows have as many as they have ids."""
 
     def __init__(self, tokenizer: Tokenizer, length: int, words: int):
-        self._tokenizer, self._length, self.words = tokenizer, length, length
+        self._tokenizer, self.length, self.words = tokenizer, length, length
         self.empty = empty_row(has_words=False)
 
     def cut(self, document: bytes, name: str) -> tuple[int, list[Row]]:
         """The number of tokens of a document, and its pieces in order."""
         tokenizer = self._tokenizer
         ids = tokenizer.encode(document)
-        packer = Packer(self._length, None, Specials(tokenizer.bos, tokenizer.eot, tokenizer.pad))
+        packer = Packer(self.length, None, Specials(tokenizer.bos, tokenizer.eot, tokenizer.pad))
         return len(ids), packer.add(Units(ids, name=name)) + packer.finish()
 
     def expand(self, row: Row) -> dict[str, np.ndarray]:
         lengths = self._tokenizer.byte_lengths
-        return expand_tokens(row, self._length, lengths, self._tokenizer.pad)
+        return expand_tokens(row, self.length, lengths, self._tokenizer.pad)
 
 
-def _pack_in_order(pieces: list[Row], length: int, words: int) -> Iterator[list[Row]]:
+_Rows = _WordRows | _TokenRows
+
+
+def _pack_in_order(pieces: list[Row], rows: _Rows) -> Iterator[list[Row]]:
     """The pieces in order, as many to a row as fit both caps."""
     row: list[Row] = []
-    free, free_words = length, words
+    free, free_words = rows.length, rows.words
     for piece in pieces:
         size = len(piece.ids)
         size_words = size if piece.starts is None else int(piece.starts.sum())
         if row and (size > free or size_words > free_words):
             yield row
-            row, free, free_words = [], length, words
+            row, free, free_words = [], rows.length, rows.words
         row.append(piece)
         free, free_words = free - size, free_words - size_words
     if row:
         yield row
 
 
-def _batches(rows: Iterator[list[Row]], batch_size: int, make) -> Iterator[list[Row]]:
-    """Joined rows, batch_size at a time, the last batch filled up with empty ones."""
-    batch = []
-    for pieces in rows:
-        arrays = zip(*(dataclasses.astuple(piece) for piece in pieces))
-        batch.append(Row(*(None if a[0] is None else np.concatenate(a) for a in arrays)))
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch + [make.empty] * (batch_size - len(batch))
+def _batches(packed: Iterator[list[Row]], batch_size: int, rows: _Rows) -> Iterator[list[Row]]:
+    """The pieces of each row joined; batch_size rows at a time, the last ones empty."""
+    while batch := [_join(pieces) for pieces in itertools.islice(packed, batch_size)]:
+        yield batch + [rows.empty] * (batch_size - len(batch))
 
 
-def _piece_nats(model, params, rows: list[Row], make) -> Iterator[np.ndarray]:
+def _join(pieces: list[Row]) -> Row:
+    fields = zip(*((piece.ids, piece.lengths, piece.starts, piece.lags) for piece in pieces))
+    return Row(*(None if field[0] is None else np.concatenate(field) for field in fields))
+
+
+def _piece_nats(model, params, batch: list[Row], rows: _Rows) -> Iterator[np.ndarray]:
     """Nats float32 [n - 1] of what every piece of n ids predicts, piece by piece."""
-    expanded = [make.expand(row) for row in rows]
-    batch = {name: np.stack([row[name] for row in expanded]) for name in expanded[0]}
-    nats = np.asarray(_nats(model, params, batch))
-    for row, row_nats in zip(rows, nats):
-        ends = np.cumsum(row.lengths)
-        for end, size in zip(ends, row.lengths):
-            yield row_nats[end - size : end - 1]
+    expanded = [rows.expand(row) for row in batch]
+    arrays = {name: np.stack([row[name] for row in expanded]) for name in expanded[0]}
+    for row, nats in zip(batch, np.asarray(_nats(model, params, arrays))):
+        for end, size in zip(np.cumsum(row.lengths), row.lengths):
+            yield nats[end - size : end - 1]
 
 
 @functools.partial(jax.jit, static_argnums=0)

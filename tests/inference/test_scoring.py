@@ -114,7 +114,8 @@ def test_bits_per_byte_of_files(tmp_path):
     for config, data in ((hat_config(), {}), (llama_config(), {"tokenizer": "bytes"})):
         run = run_of(config, **data)
         result = bits_per_byte(run, paths, batch_size=3)
-        scores = score_documents(run.model, run.params, run.rule, [DOCUMENTS[0], DOCUMENTS[4]], **ROW)
+        documents = [DOCUMENTS[0], DOCUMENTS[4]]
+        scores = score_documents(run.model, run.params, run.rule, documents, **ROW)
         for path, file, score in zip(paths, result["files"], scores):
             assert file["path"] == str(path) and file["bytes"] == path.stat().st_size
             assert file["nats"] == pytest.approx(float(score.nats.sum()), rel=1e-5)
@@ -134,6 +135,8 @@ def test_files_that_cannot_be_scored(tmp_path):
     (tmp_path / "empty.txt").touch()
     with pytest.raises(UserError, match="empty.txt is empty"):
         bits_per_byte(run, [tmp_path / "empty.txt"])
+    with pytest.raises(UserError, match="no file"):
+        bits_per_byte(run, [])
 
 
 def test_rules_and_words_that_cannot_be_scored():
