@@ -83,9 +83,12 @@ class LlamaHead(nnx.Module):
         size = config.stack.hidden_size
         self.config = config
         self.norm = RMSNorm(size, eps=config.stack.norm_eps)
-        self.projection = None
-        if not config.tie_embeddings:
-            self.projection = Linear(rngs, size, config.num_ids, ("embed", "vocab"))
+        # One assignment: nnx does not let an attribute that was None become a module.
+        self.projection = (
+            None
+            if config.tie_embeddings
+            else Linear(rngs, size, config.num_ids, ("embed", "vocab"))
+        )
 
     def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
         x = self.norm(x)
