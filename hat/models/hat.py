@@ -34,8 +34,8 @@ from hat.models.model import (
     LanguageModel,
     Params,
     Targets,
-    mask_logits,
     next_ids,
+    score_ids,
 )
 
 NUM_BYTES = 256
@@ -276,9 +276,9 @@ class Head(nnx.Module):
         self.projection = Linear(rngs, size, config.num_ids, ("embed", "vocab"))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        logits = self.projection(self.norm(x))
-        ids = jnp.arange(logits.shape[-1])
-        return mask_logits(logits, (ids < NUM_BYTES) | (ids == EOT))
+        kernel = self.projection.kernel[...]
+        ids = jnp.arange(kernel.shape[-1])
+        return score_ids(self.norm(x), kernel, (ids < NUM_BYTES) | (ids == EOT))
 
 
 class Hat(nnx.Module):

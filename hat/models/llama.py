@@ -21,8 +21,8 @@ from hat.models.model import (
     LanguageModel,
     Params,
     Targets,
-    mask_logits,
     next_ids,
+    score_ids,
 )
 
 
@@ -91,10 +91,10 @@ class LlamaHead(nnx.Module):
         )
 
     def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
-        x = self.norm(x)
-        logits = x @ table.T if self.projection is None else self.projection(x)
-        ids = jnp.arange(logits.shape[-1])
-        return mask_logits(logits, (ids < self.config.num_tokens) | (ids == self.config.eot))
+        kernel = table.T if self.projection is None else self.projection.kernel[...]
+        ids = jnp.arange(kernel.shape[-1])
+        predicted = (ids < self.config.num_tokens) | (ids == self.config.eot)
+        return score_ids(self.norm(x), kernel, predicted)
 
 
 class LlamaModel(LanguageModel):

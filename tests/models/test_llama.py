@@ -96,7 +96,7 @@ def copied(model, theirs) -> dict:
         found = [take(f"model.layers.{i}.{name}") for i in range(STACK["num_layers"])]
         return np.stack([w.T if transpose else w for w in found])
 
-    params = jax.tree.map(np.array, model.init(jax.random.key(0)))
+    params = jax.tree.map(np.array, toy.random_params(model))
     params["embedding"]["table"][:NUM_TOKENS] = take("model.embed_tokens.weight")
     params["head"]["norm"]["scale"] = take("model.norm.weight")
     take("lm_head.weight")

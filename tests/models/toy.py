@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hat.models.hat import ConnectorConfig, HatConfig, HatModel
@@ -55,14 +56,13 @@ WIDE = dataclasses.replace(
 
 def random_params(model, seed: int = 0):
     """Parameters of which none is at a special value: norms are not 1, biases not 0."""
-    params = model.init(jax.random.key(seed))
     rng = np.random.default_rng(seed)
 
-    def stir(leaf):
-        noise = rng.normal(size=leaf.shape).astype(np.float32)
-        return leaf * (1 + 0.3 * noise) + 0.1 * noise
+    def draw(path, leaf):
+        mean, std = (1.0, 0.3) if "scale" in str(path[-1]) else (0.0, 0.25)
+        return jnp.asarray(rng.normal(mean, std, leaf.shape), jnp.float32)
 
-    return jax.tree.map(stir, params)
+    return jax.tree.map_with_path(draw, model.abstract_params())
 
 
 def random_document(rng: np.random.Generator, length: int, *, closed: bool = True) -> Document:
@@ -118,9 +118,13 @@ class Compiled(NamedTuple):
     loss: Callable  # (params, batch) -> Sums
 
 
-@functools.cache
 def compiled(name: str, guide: str = "earliest") -> Compiled:
     """A config of CONFIGS with random parameters, its functions compiled as one."""
+    return _compiled(name, guide)
+
+
+@functools.cache
+def _compiled(name: str, guide: str) -> Compiled:
     config = dataclasses.replace(CONFIGS[name], guide=guide)
     model = config.build()
 
@@ -135,6 +139,35 @@ def compiled(name: str, guide: str = "earliest") -> Compiled:
     return Compiled(config, model, random_params(model), part(0), part(1), part(2))
 
 
+def compiled_gradient(name: str, guide: str = "earliest", **changes):
+    """A config, its model, random parameters, and (params, batch) -> (logits, gradient of the nats
+    per target) compiled; gradient batches have GT bytes and GN words."""
+    return _compiled_gradient(name, guide, **changes)
+
+
+@functools.cache
+def _compiled_gradient(name: str, guide: str, **changes):
+    config = dataclasses.replace(CONFIGS[name], guide=guide, **changes)
+    model = config.build()
+
+    def run(params, batch):
+        def scalar(params):
+            sums = model.loss(params, batch)
+            return sums.nats / jnp.maximum(sums.targets, 1), model.logits(params, batch)
+
+        slopes, logits = jax.grad(scalar, has_aux=True)(params)
+        return logits, slopes
+
+    return config, model, random_params(model), jit(run)
+
+
+GT, GN = 24, 20
+
+
 def jit(function):
-    """`jax.jit` that compiles in half the time: these programs run a few times each."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+    """`jax.jit` that compiles several times faster: these programs run a few times each.
+
+    The two options are XLA's own for the CPU; where a version drops one, drop it here.
+    """
+    options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    return jax.jit(function, compiler_options=options)
