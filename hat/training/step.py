@@ -1,4 +1,4 @@
-"""The state of training and the one compiled function that advances it."""
+"""The state of training and the one function that advances it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from hat.models.model import Batch, LanguageModel, Params, Sums
-from hat.training.config import OptimizerConfig, TrainingConfig
+from hat.training.config import OptimizerConfig
 from hat.training.objectives import language_modelling
 from hat.training.optimizer import clip_by_global_norm, multipliers, zero_frozen
 
@@ -85,34 +84,3 @@ def train_step(
 
     params, opt_state = keep(params, state.params), keep(opt_state, state.opt_state)
     return TrainState(state.step + 1, params, opt_state), StepMetrics(sums, norm, finite)
-
-
-def compile_train_step(model, optimizer, config: TrainingConfig, state_shardings, batch_sharding):
-    """`train_step` as a jitted function of (state, batch, learning_rate) that consumes the state."""
-    replicated = NamedSharding(batch_sharding.mesh, PartitionSpec())
-
-    def step(state, batch, learning_rate):
-        return train_step(
-            model,
-            optimizer,
-            config.optimizer,
-            config.accumulation_steps,
-            state,
-            batch,
-            learning_rate,
-        )
-
-    return jax.jit(
-        step,
-        in_shardings=(state_shardings, batch_sharding, replicated),
-        out_shardings=(state_shardings, replicated),
-        donate_argnums=0,
-    )
-
-
-def compile_evaluation_step(model: LanguageModel, params_shardings, batch_sharding):
-    """`model.loss` as a jitted function of (params, batch) -> Sums."""
-    replicated = NamedSharding(batch_sharding.mesh, PartitionSpec())
-    return jax.jit(
-        model.loss, in_shardings=(params_shardings, batch_sharding), out_shardings=replicated
-    )
