@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +62,7 @@ def flat(tree):
     }
 
 
+@functools.cache
 def run(config: OptimizerConfig, steps: int = 6, rate: float = 0.03, scale: float = 1.0):
     """Parameters before and after `steps` updates with known gradients, the step's own formula."""
     optimizer = make_optimizer(config, AXES)
@@ -149,8 +151,7 @@ def newton_schulz(matrix: np.ndarray, steps: int) -> np.ndarray:
     return x.T if tall else x
 
 
-@pytest.mark.parametrize("nesterov", [True, False])
-@pytest.mark.parametrize("rms", [None, 0.2])
+@pytest.mark.parametrize(("nesterov", "rms"), [(True, None), (False, 0.2)])
 def test_muon_equals_numpy_matrix_by_matrix(nesterov, rms):
     config = OptimizerConfig(
         name="muon", learning_rate=0.03, weight_decay=0.1, muon_steps=4, muon_momentum=0.9,
