@@ -1,8 +1,9 @@
 """Packed rows as records of ArrayRecord shards.
 
-A record is little-endian: "HROW", format version, number of arrays, CRC-32 of what follows (begun with that number); for
-each array the bytes of an item (1, 2 or 4) and the number of items; then the arrays. They are the
-ids, the lengths of the segments and, where a row has words, a mark for each id: 2 * lag + start.
+A record is little-endian: "HROW", format version, number of arrays, CRC-32 (started from that
+number) of what follows; for each array the bytes of an item (1, 2 or 4) and the number of items;
+then the arrays. They are the ids, the lengths of the segments and, where a row has words, a mark
+for each id: 2 * lag + start.
 ArrayRecord compresses every record by itself, so that any row can be read alone.
 """
 

@@ -139,7 +139,8 @@ def test_bpe_is_saved_and_trained_without_the_held_out_text(tmp_path):
 
 def test_tokenizer_from_a_file(text, tmp_path):
     trained = prepare(config(text, tokenizer="bpe:300"), tmp_path / "trained")
-    again = prepare(config(text, tokenizer=str(tmp_path / "trained/tokenizer.json")), tmp_path / "b")
+    path = str(tmp_path / "trained/tokenizer.json")
+    again = prepare(config(text, tokenizer=path), tmp_path / "again")
     assert again.info.num_ids == trained.info.num_ids
     assert (again.row("train", 0)["tokens"] == trained.row("train", 0)["tokens"]).all()
 

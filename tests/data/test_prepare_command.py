@@ -18,8 +18,9 @@ def run(*arguments: str) -> dict:
 def test_prints_a_table_and_returns_the_info(tmp_path, capsys):
     (tmp_path / "a.jsonl").write_text('{"body": "one two three four"}\nbad\n' * 50)
     result = run(
-        tmp_path / "a.jsonl", "--out", tmp_path / "out", "--splitter", "spaces", "--text-field",
-        "body", "--row-length", "64", "--row-words", "30", "--heldout", "0.2", "--validation", "0.1",
+        tmp_path / "a.jsonl", "--out", tmp_path / "out", "--splitter", "spaces",
+        "--text-field", "body", "--row-length", "64", "--row-words", "30",
+        "--heldout", "0.2", "--validation", "0.1",
     )  # fmt: skip
     written = json.loads((tmp_path / "out/corpus.json").read_text())
     assert json.loads(json.dumps(result)) == written
