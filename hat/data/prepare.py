@@ -18,6 +18,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,8 +30,10 @@ from hat.data.splits import SPLITS, SplitPlan, plan_splits
 from hat.errors import UserError
 from hat.text import ids as byte_ids
 from hat.text.rows import Packer, Row, Specials, Units, word_units
-from hat.text.splitters import Splitter
 from hat.text.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
+
+if TYPE_CHECKING:  # the splitters load their compiled loops, which rows of tokens do without
+    from hat.text.splitters import Splitter
 
 PART_BYTES = 1 << 24  # a longer document is split and packed in parts, so that memory is bounded
 

@@ -13,12 +13,15 @@ with every id a word, and without the word arrays.
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hat.errors import UserError
 from hat.text.ids import PAD
-from hat.text.splitters import Split
+
+if TYPE_CHECKING:  # the splitters load their compiled loops
+    from hat.text.splitters import Split
 
 SMALLEST_ROW = 3  # BOS, one byte, EOT
 OPEN_ROWS = 256  # rows that wait for a piece that fits
