@@ -92,4 +92,5 @@ class _Lines:
         now = time.monotonic()
         if stage != self._stage or now - self._printed > SECONDS_BETWEEN_LINES:
             self._stage, self._printed = stage, now
-            print(f"{stage}: {done / 1e6:.1f} of {total / 1e6:.1f} MB", file=sys.stderr)
+            whole = f" of {total / 1e6:.1f}" if total else ""
+            print(f"{stage}: {done / 1e6:.1f}{whole} MB", file=sys.stderr)

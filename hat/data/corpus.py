@@ -78,6 +78,7 @@ class Corpus:
     def __init__(self, folder: Path, info: CorpusInfo):
         self.folder = folder
         self.info = info
+        self._opened: dict = {}
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:
@@ -89,7 +90,7 @@ class Corpus:
         except OSError as error:
             raise UserError(f"{path}: not a prepared corpus: {error.strerror or error}") from None
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: not readable as a corpus ({error}): prepare it again") from None
+            raise UserError(f"{path}: no corpus description ({error}): prepare it again") from None
         for split in info.splits.values():
             for shard in split.shards:
                 if not (folder / shard).is_file():
@@ -136,17 +137,20 @@ class Corpus:
             raise UserError(f"{self.folder}: no split {name!r}, only {', '.join(SPLITS)}")
         return self.info.splits[name]
 
-    @functools.cache  # noqa: B019 - one corpus lives as long as the run
-    def _records(self, name: str):
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
+    def _records(self, split: str):
+        """The records of a split by index. The reader of array_record is safe to share."""
+        if split not in self._opened:
+            from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        split = self._split(name)
-        records = ArrayRecordDataSource([str(self.folder / shard) for shard in split.shards])
-        if len(records) != split.rows:
-            raise UserError(
-                f"{self.folder}: {len(records)} rows of {split.rows} in {name}: prepare it again"
-            )
-        return records
+            info = self._split(split)
+            records = ArrayRecordDataSource([str(self.folder / shard) for shard in info.shards])
+            if len(records) != info.rows:
+                raise UserError(
+                    f"{self.folder}: {len(records)} rows of {info.rows} in {split}: damaged or "
+                    "cut short: prepare it again"
+                )
+            self._opened[split] = records
+        return self._opened[split]
 
     def _expand(self, row: Row) -> dict[str, np.ndarray]:
         if self.tokenizer is None:

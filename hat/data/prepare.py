@@ -18,6 +18,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,12 +30,14 @@ from hat.data.splits import SPLITS, SplitPlan, plan_splits
 from hat.errors import UserError
 from hat.text import ids as byte_ids
 from hat.text.rows import Packer, Row, Specials, Units, word_units
-from hat.text.splitters import Splitter
 from hat.text.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
+
+if TYPE_CHECKING:  # the splitters load their compiled loops, which rows of tokens do without
+    from hat.text.splitters import Splitter
 
 PART_BYTES = 1 << 24  # a longer document is split and packed in parts, so that memory is bounded
 
-Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in all
+Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in all (0: not known yet)
 Warn = Callable[[str], None]  # one line of text
 
 
@@ -49,9 +52,10 @@ def prepare(
     UserError for a source without text, a damaged file, a word longer than a row, or a folder
     that holds something else. `warn` hears of the first lines that are skipped.
     """
-    source = Source(config.source, config.text_field)
     units = _units_of(config)
-    return _prepare(config, source, units, _fingerprint(config, source, units), out_dir, progress, warn)
+    source = Source(config.source, config.text_field)
+    fingerprint = _fingerprint(config, source, units)
+    return _prepare(config, source, units, fingerprint, out_dir, progress, warn)
 
 
 def prepare_cached(
@@ -205,7 +209,7 @@ def _write(
     for document in source.documents(skipped):
         sizes.append(len(document.data))
         total += len(document.data)
-        progress("reading", total, total)
+        progress("reading", total, 0)
     if not total:
         told = "".join(f"; {count} {why}" for why, count in sorted(skipped.counts.items()))
         raise UserError(f"{config.source}: no document with text{told}")

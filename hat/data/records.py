@@ -1,8 +1,9 @@
 """Packed rows as records of ArrayRecord shards.
 
-A record is little-endian: "HROW", format version, number of arrays, CRC-32 of what follows; for
-each array the bytes of an item (1, 2 or 4) and the number of items; then the arrays. They are the
-ids, the lengths of the segments and, where a row has words, a mark for each id: 2 * lag + start.
+A record is little-endian: "HROW", format version, number of arrays, CRC-32 (started from that
+number) of what follows; for each array the bytes of an item (1, 2 or 4) and the number of items;
+then the arrays. They are the ids, the lengths of the segments and, where a row has words, a mark
+for each id: 2 * lag + start.
 ArrayRecord compresses every record by itself, so that any row can be read alone.
 """
 
@@ -34,7 +35,7 @@ def encode_row(row: Row) -> bytes:
         [_ARRAY.pack(array.itemsize, array.size) for array in packed]
         + [array.tobytes() for array in packed]
     )
-    return _HEADER.pack(_MAGIC, VERSION, len(packed), zlib.crc32(body)) + body
+    return _HEADER.pack(_MAGIC, VERSION, len(packed), zlib.crc32(body, len(packed))) + body
 
 
 def decode_row(record: bytes) -> Row:
@@ -44,7 +45,7 @@ def decode_row(record: bytes) -> Row:
     magic, version, count, checksum = _HEADER.unpack_from(record)
     if magic != _MAGIC or version != VERSION:
         raise ValueError(f"not a row of format {VERSION}")
-    if zlib.crc32(record[_HEADER.size :]) != checksum:
+    if zlib.crc32(record[_HEADER.size :], count) != checksum:
         raise ValueError("the checksum differs")
     offset = _HEADER.size + count * _ARRAY.size
     arrays = []
@@ -71,8 +72,9 @@ class ShardWriter:
         if self._writer is None:
             from array_record.python.array_record_module import ArrayRecordWriter
 
+            path = self._part(len(self.shard_rows))
+            self._writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)
             self.shard_rows.append(0)
-            self._writer = ArrayRecordWriter(str(self._part(len(self.shard_rows) - 1)), WRITER_OPTIONS)
         self._writer.write(encode_row(row))
         self.shard_rows[-1] += 1
         if self.shard_rows[-1] == self._rows_per_shard:

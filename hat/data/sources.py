@@ -150,12 +150,11 @@ class Source:
 
 def _library_files(root: Path) -> list[Path]:
     """The modules of the standard library, without its tests and what is installed beside it."""
-    left_out = TEST_FOLDERS | NOT_LIBRARY
-    return [
-        path
-        for path in root.rglob("*.py")
-        if left_out.isdisjoint(path.relative_to(root).parts[:-1])
-    ]
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in TEST_FOLDERS | NOT_LIBRARY]
+        found += [Path(folder, name) for name in names if name.endswith(".py")]
+    return found
 
 
 def _kind(path: Path) -> str:
@@ -186,6 +185,6 @@ def _describe(path: Path, root: Path) -> SourceFile:
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return SourceFile(name, path, path.stat().st_size, digest)
+            return SourceFile(name, path, file.tell(), digest)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None

@@ -4,8 +4,8 @@ In source order, the last `heldout_fraction` of all bytes is "heldout", the `val
 before it "validation", the rest "train". Each border is moved to the nearest document border.
 Where that would leave one of them without a document (a source of one document, or of a few
 very unequal ones) the borders cut through documents: at the first line that starts at or after
-the exact byte, else between two characters. The rule knows nothing of splitters and tokenizers, so that
-models with different ones are compared on the same held-out bytes.
+the exact byte, else between two characters. The rule knows nothing of splitters and tokenizers,
+so that models with different ones are compared on the same held-out bytes.
 """
 
 from __future__ import annotations

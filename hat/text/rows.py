@@ -13,12 +13,15 @@ with every id a word, and without the word arrays.
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hat.errors import UserError
 from hat.text.ids import PAD
-from hat.text.splitters import Split
+
+if TYPE_CHECKING:  # the splitters load their compiled loops
+    from hat.text.splitters import Split
 
 SMALLEST_ROW = 3  # BOS, one byte, EOT
 OPEN_ROWS = 256  # rows that wait for a piece that fits
@@ -178,16 +181,19 @@ class Packer:
     def _piece(self, units: Units, bounds: np.ndarray, first: int, last: int) -> Row:
         begin, end = bounds[first], bounds[last]
         closing = units.ends and last == len(bounds) - 1
-        tail = [self._specials.eot] if closing else []
-        ids = np.concatenate([[self._specials.bos], units.ids[begin:end], tail]).astype(np.int32)
-        lengths = np.array([len(ids)], np.int32)
+        count = int(end - begin) + 1 + closing
+        content = slice(1, 1 + int(end - begin))
+        ids = np.empty(count, np.int32)
+        ids[0], ids[-1] = self._specials.bos, self._specials.eot
+        ids[content] = units.ids[begin:end]
+        lengths = np.array([count], np.int32)
         if units.starts is None:
             return Row(ids, lengths)
-        special = [1] * len(tail)
-        starts = np.concatenate([[1], units.starts[begin:end], special]).astype(bool)
-        lags = np.concatenate([[0], units.lags[begin:end], [0] * len(tail)]).astype(np.int32)
+        starts, lags = np.ones(count, bool), np.zeros(count, np.int32)
+        starts[content] = units.starts[begin:end]
         # No guide lies before the BOS of its own piece, which is word 0 of it.
-        return Row(ids, lengths, starts, np.minimum(lags, np.cumsum(starts) - 1, dtype=np.int32))
+        np.minimum(units.lags[begin:end], np.cumsum(starts[content]), out=lags[content])
+        return Row(ids, lengths, starts, lags)
 
     def _refuse_word(self, units: Units, bounds: np.ndarray, first: int) -> None:
         size = int(bounds[first + 1] - bounds[first])
