@@ -23,6 +23,8 @@ import dataclasses
 @dataclasses.dataclass(frozen=True)
 class Model:
     size: int = 750
+    def build(self):
+        return self
     def parameter_counts(self):
         return {"encoder": 250, "backbone": self.size}
     def released_parameter_counts(self):

@@ -18,9 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict:
     experiment = read_experiment(arguments)
-    columns = {"parameters": experiment.model.parameter_counts()}
-    if hasattr(experiment.model, "released_parameter_counts"):  # only a HAT was released
-        columns["released layout"] = experiment.model.released_parameter_counts()
+    model = experiment.model.build()
+    columns = {"parameters": model.parameter_counts()}
+    if hasattr(model, "released_parameter_counts"):  # only a HAT was released
+        columns["released layout"] = model.released_parameter_counts()
     print(f"{experiment.name}\n{table(columns)}")
     result = {"name": experiment.name}
     for column, parts in columns.items():

@@ -8,16 +8,17 @@ from hat.errors import UserError
 from hat.training.metrics import read_metrics
 
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
-TRAINING, VALIDATION, RATE = "#2563eb", "#d9480f", "#0f766e"
+TRAINING, RATE = "#2563eb", "#0f766e"
+EVALUATIONS = {"validation": ("#d9480f", "o-"), "heldout": ("#9c36b5", "D")}  # colour, marker
 
 
 def plot_loss(metrics_path: str | Path, png_path: str | Path) -> None:
     """Draws the metrics file of a run to a PNG of 1800 x 1200 pixels.
 
     Above: bits per byte of training, each logged value thin and their running mean thick, and of
-    validation as points, against real bytes trained on (below) and steps (on top). Below: the
-    learning rate. The scale of bits per byte is cut above the first tenth of the run, whose steep
-    fall would flatten the rest.
+    validation and held-out text as points, against real bytes trained on (below) and steps (on
+    top). Below: the learning rate. The scale of bits per byte leaves out the first tenth of the
+    run, whose steep fall would flatten the rest.
     UserError: no logged training step.
     """
     # Imported here, without pyplot: drawing to a file needs no display and no global state.
@@ -28,7 +29,6 @@ def plot_loss(metrics_path: str | Path, png_path: str | Path) -> None:
 
     entries = read_metrics(metrics_path)
     training = [e for e in entries if e.get("bits_per_byte") is not None]
-    validation = [e for e in entries if e.get("validation_bits_per_byte") is not None]
     if not training:
         raise UserError(f"{metrics_path} has no training step yet; train longer, then plot")
     trained_bytes, steps, bits, rate = (
@@ -48,13 +48,18 @@ def plot_loss(metrics_path: str | Path, png_path: str | Path) -> None:
     line = ".-" if len(bits) == 1 else "-"
     loss.plot(x, bits, color=TRAINING, alpha=0.25, linewidth=0.8)
     loss.plot(x, smooth, line, color=TRAINING, linewidth=2, label=f"training  {smooth[-1]:.3f}")
-    if validation:
-        at = np.array([entry["bytes"] for entry in validation], float) / divisor
-        values = np.array([entry["validation_bits_per_byte"] for entry in validation])
-        loss.plot(at, values, "o-", color=VALIDATION, markersize=5, linewidth=1,
-                  markeredgecolor="white", label=f"validation  {values[-1]:.3f}")
-    low, high = _limits(bits, smooth, [e["validation_bits_per_byte"] for e in validation])
-    loss.set_ylim(low, high)
+    late = np.arange(len(bits)) >= len(bits) // 10
+    shown = [bits[late].min(), np.quantile(bits[late], 0.995), *smooth[late]]
+    for split, (colour, marker) in EVALUATIONS.items():
+        points = [e for e in entries if e.get(f"{split}_bits_per_byte") is not None]
+        if points:
+            at = np.array([entry["bytes"] for entry in points], float) / divisor
+            values = np.array([entry[f"{split}_bits_per_byte"] for entry in points])
+            loss.plot(at, values, marker, color=colour, markersize=6, linewidth=1, zorder=3,
+                      markeredgecolor="white", label=f"{split}  {values[-1]:.3f}")
+            shown += [*values[at >= x[late][0]]]
+    room = 0.05 * (max(shown) - min(shown)) or 0.1
+    loss.set_ylim(max(0.0, min(shown) - room), max(shown) + room)
     loss.set_ylabel("bits per byte", color=INK)
     loss.legend(loc="upper right", frameon=False, labelcolor=INK)
 
@@ -91,17 +96,6 @@ def running_mean(values, reach: int):
     start = np.maximum(0, centre - reach)
     end = np.minimum(len(values), centre + reach + 1)
     return (total[end] - total[start]) / (end - start)
-
-
-def _limits(bits, smooth, validation) -> tuple[float, float]:
-    """The range of the vertical axis: everything after the first tenth of the run, with room."""
-    import numpy as np
-
-    late = bits[len(bits) // 10:]
-    low = min([late.min(), *validation])
-    high = max(np.quantile(late, 0.995), smooth[len(bits) // 10], *validation[1:])
-    room = 0.05 * (high - low) or 0.1
-    return max(0.0, low - room), high + room
 
 
 def _unit(most: float) -> tuple[str, float]:

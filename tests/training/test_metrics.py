@@ -117,18 +117,19 @@ def test_running_mean_is_the_mean_of_the_neighbours(values, reach):
 
 
 @pytest.mark.parametrize("points", [1, 2, 60])
-def test_plot_draws_training_validation_and_rate(tmp_path, points):
+def test_plot_draws_training_evaluations_and_rate(tmp_path, points):
     from matplotlib.image import imread
 
     with MetricsWriter(tmp_path) as writer:
         for step in range(1, points + 1):
             writer.write(step, {"bytes": 1000 * step, "bits_per_byte": 2 + 6 / step,
                                 "learning_rate": 1e-3})
-        writer.write(points, {"bytes": 1000 * points, "validation_bits_per_byte": 2.5})
+            writer.write(step, {"bytes": 1000 * step, "validation_bits_per_byte": 2.2 + 6 / step})
+        writer.write(points, {"bytes": 1000 * points, "heldout_bits_per_byte": 2.5})
     plot_loss(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
     image = imread(tmp_path / "loss.png")[..., :3]
     assert image.shape == (1200, 1800, 3)
-    for colour in ("#2563eb", "#d9480f", "#0f766e"):
+    for colour in ("#2563eb", "#d9480f", "#9c36b5", "#0f766e"):
         rgb = np.array([int(colour[i: i + 2], 16) for i in (1, 3, 5)]) / 255
         assert (np.abs(image - rgb).max(-1) < 0.02).sum() > 20
     assert not list(tmp_path.glob("*.tmp"))
