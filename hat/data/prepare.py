@@ -49,8 +49,8 @@ def prepare(
 ) -> Corpus:
     """Prepares `config.source` into `out_dir`, or reuses what is there if it is the same corpus.
 
-    UserError for a source without text, a damaged file, a word longer than a row, or a folder
-    that holds something else. `warn` hears of the first lines that are skipped.
+    UserError for a source without text, a damaged file, a word longer than a row, a full disk, or
+    a folder that holds something else. `warn` hears of the first lines that are skipped.
     """
     units = _units_of(config)
     source = Source(config.source, config.text_field)
@@ -159,33 +159,42 @@ def _prepare(
     warn: Warn,
 ) -> Corpus:
     out = Path(out_dir).expanduser().absolute()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(out.parent / f".{out.name}.lock"):
-        if (out / INFO_FILE).is_file():
-            corpus = Corpus.open(out)
-            if corpus.info.fingerprint != fingerprint:
-                raise UserError(f"{out}: holds another corpus: choose another folder or remove it")
-            return corpus
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"{out}: is there and is no corpus: choose another folder")
-        partial = f".{out.name}.partial-"
-        for left in out.parent.glob(f"{partial}*"):
-            shutil.rmtree(left)
-        folder = Path(tempfile.mkdtemp(prefix=partial, dir=out.parent))
-        try:
-            info = _write(config, source, units, fingerprint, folder, progress, warn)
-            with (folder / INFO_FILE).open("w", encoding="utf-8") as file:
-                file.write(info.to_json())
-            for path in folder.iterdir():
-                sync(path)
-            sync(folder)
-            folder.chmod(0o755)  # mkdtemp makes it private
-            os.rename(folder, out)
-            sync(out.parent)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(out.parent / f".{out.name}.lock"):
+            if (out / INFO_FILE).is_file():
+                corpus = Corpus.open(out)
+                if corpus.info.fingerprint != fingerprint:
+                    raise UserError(f"{out}: holds another corpus: choose another or remove it")
+                return corpus
+            if out.exists() and (not out.is_dir() or any(out.iterdir())):
+                raise UserError(f"{out}: is there and is no corpus: choose another folder")
+            with _appearing(out) as folder:
+                info = _write(config, source, units, fingerprint, folder, progress, warn)
+                (folder / INFO_FILE).write_text(info.to_json(), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error}") from None
     return Corpus.open(out)
+
+
+@contextlib.contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `out`, synced, once the body is through."""
+    partial = f".{out.name}.partial-"
+    for left in out.parent.glob(f"{partial}*"):  # by a preparer that died
+        shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(prefix=partial, dir=out.parent))
+    try:
+        yield folder
+        for path in folder.iterdir():
+            sync(path)
+        sync(folder)
+        folder.chmod(0o755)  # mkdtemp makes it private
+        os.rename(folder, out)
+        sync(out.parent)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 @contextlib.contextmanager

@@ -9,9 +9,11 @@ ArrayRecord compresses every record by itself, so that any row can be read alone
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +61,10 @@ def decode_row(record: bytes) -> Row:
 
 
 class ShardWriter:
-    """Writes the rows of one split, in order, into shards SPLIT-00000-of-00003.arrayrecord."""
+    """Writes the rows of one split, in order, into shards SPLIT-00000-of-00003.arrayrecord.
+
+    OSError where the disk is full or not writable.
+    """
 
     def __init__(self, folder: Path, split: str, row_length: int):
         self._folder = folder
@@ -73,9 +78,11 @@ class ShardWriter:
             from array_record.python.array_record_module import ArrayRecordWriter
 
             path = self._part(len(self.shard_rows))
-            self._writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)
+            with _system_errors():
+                self._writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)
             self.shard_rows.append(0)
-        self._writer.write(encode_row(row))
+        with _system_errors():
+            self._writer.write(encode_row(row))
         self.shard_rows[-1] += 1
         if self.shard_rows[-1] == self._rows_per_shard:
             self._close_shard()
@@ -93,11 +100,21 @@ class ShardWriter:
 
     def _close_shard(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with _system_errors():
+                self._writer.close()
             self._writer = None
 
     def _part(self, number: int) -> Path:
         return self._folder / f"{self._split}-{number:05d}.part"
+
+
+@contextlib.contextmanager
+def _system_errors() -> Iterator[None]:
+    """The library reports a failed write as a RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error)) from None
 
 
 def sync(path: Path) -> None:

@@ -268,20 +268,15 @@ def _mentions(spec: object, kind: str) -> bool:
 
 
 def _switch_off_prefixes(spec: dict) -> None:
-    """Edits a tokenizer.json so that no space is put before the text (nor taken away from it)."""
-    for part in _parts(spec, "pre_tokenizer"):
+    """Edits a tokenizer.json so that no space is put before the text."""
+    for part in _steps(spec["pre_tokenizer"], "pretokenizers"):
         if part["type"] == "ByteLevel":
             part["add_prefix_space"] = False
         elif part["type"] == "Metaspace":
             part["prepend_scheme"] = "never"
-    for key in ("pre_tokenizer", "normalizer"):
-        if spec[key] is not None and spec[key]["type"] == "Sequence":
-            name = key + "s" if key == "normalizer" else "pretokenizers"
-            spec[key][name] = [part for part in spec[key][name] if part["type"] != "Prepend"]
+    steps = [p for p in _steps(spec["normalizer"], "normalizers") if p["type"] != "Prepend"]
+    spec["normalizer"] = {"type": "Sequence", "normalizers": steps} if steps else None
 
 
-def _parts(spec: dict, key: str) -> list[dict]:
-    part = spec[key]
-    if part is None:
-        return []
-    return part.get("pretokenizers", [part])
+def _steps(part: dict | None, key: str) -> list[dict]:
+    return [] if part is None else part.get(key, [part])

@@ -318,6 +318,24 @@ def test_concurrent_preparation(text, tmp_path):
     assert "packing" in told[0]
 
 
+def test_full_disk(text, tmp_path):
+    """A limit on the size of a file stands in for the disk: the write itself fails."""
+    code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)){SCRIPT}"
+    found = subprocess.run(
+        [sys.executable, "-c", code, text, tmp_path / "out", "quick"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "UserError: " in found.stderr and "out: cannot be written: " in found.stderr
+    assert "File too large" in found.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "text"]
+
+
+def test_unwritable_folder(text, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="out: cannot be written: .*Not a directory|File exists"):
+        prepare(config(text), tmp_path / "file/out")
+
+
 def test_info_is_json(text, tmp_path):
     corpus = prepare(config(text), tmp_path / "out")
     fields = json.loads((corpus.folder / "corpus.json").read_text())

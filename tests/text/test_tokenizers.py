@@ -130,6 +130,15 @@ def test_own_specials_are_kept(sentencepiece_model, fallback_json):
     assert tokenizer.encode(b"he").tolist() == [260, 261]  # no space is put before the text
 
 
+def test_a_vocabulary_that_changes_the_text_is_refused(bpe):
+    spec = json.loads(bpe._text)
+    spec["normalizer"] = {"type": "Lowercase"}
+    tokenizer = JsonTokenizer(json.dumps(spec))
+    assert tokenizer.decode(tokenizer.encode(b"small")) == b"small"
+    with pytest.raises(UserError, match="changes the text"):
+        tokenizer.encode(b"Large")
+
+
 def test_training_is_deterministic(bpe):
     again = train_bpe(TEXT, 300)
     assert again.name == bpe.name
