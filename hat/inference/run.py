@@ -6,16 +6,14 @@ The one file of `hat.inference` that reads what `hat.training` wrote.
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
-from hat.config import from_dict
-from hat.errors import UserError
 from hat.models.model import LanguageModel, Params
 from hat.text.splitters import Splitter, make_splitter
 from hat.text.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 from hat.training.checkpoints import Checkpoints
-from hat.training.experiment import EXPERIMENT_CLASSES, Experiment
+from hat.training.experiment import Experiment
+from hat.training.run_folder import read_experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,18 +39,7 @@ def load_run(path: str | Path) -> Run:
     folder, no config.json in it, an unreadable one, no checkpoint yet.
     """
     path = Path(path)
-    file = path / "config.json"
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{path} is not a run: {file}: {error.strerror}; give the output folder of hat train"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}); restore it or train again") from None
-    experiment = from_dict(stored, EXPERIMENT_CLASSES)
-    if not isinstance(experiment, Experiment):
-        raise UserError(f"{file} holds no experiment; give the output folder of hat train")
+    experiment = read_experiment(path)
     model = experiment.model.build()
     checkpoints = Checkpoints(path, read_only=True)
     try:

@@ -90,8 +90,9 @@ class LlamaHead(nnx.Module):
         size = config.stack.hidden_size
         self.config = config
         self.norm = RMSNorm(size, eps=config.stack.norm_eps)
-        self.projection = None
-        if not config.tie_embeddings:
+        if config.tie_embeddings:
+            self.projection = None
+        else:  # one assignment each: nnx fixes at the first whether an attribute holds arrays
             self.projection = Linear(rngs, size, config.num_ids, ("embed", "vocab"))
 
     def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:

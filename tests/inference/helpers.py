@@ -7,12 +7,11 @@ import functools
 import jax
 import numpy as np
 
-import hat.text.splitters
 from hat.models.hat import ConnectorConfig, HatConfig
 from hat.models.layers import StackConfig
 from hat.models.llama import LlamaConfig
 from hat.text.ids import BOS, EOT, PAD
-from hat.text.splitters import BYTE_CAUSAL, Revealed, Split
+from hat.text.splitters import BYTE_CAUSAL, Revealed, Split, make_splitter
 
 WINDOW = 8
 
@@ -46,13 +45,19 @@ def llama_config(**changes) -> LlamaConfig:
 
 @functools.cache
 def built(config):
-    """The model of a config, and random parameters whose norms are not all ones."""
+    """The model of a config, and random parameters: norms and biases too, so that none of them
+    can be left out unseen. Drawn by numpy, as compiling `model.init` would take longer."""
     model = config.build()
-    params = model.init(jax.random.key(3))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(4), len(leaves))
-    leaves = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
-    return model, jax.tree.unflatten(tree, leaves)
+    generator = np.random.default_rng(3)
+
+    def draw(path, leaf):
+        noise = generator.standard_normal(leaf.shape, np.float32)
+        kind = path[-1].key
+        if kind == "kernel":
+            return noise / np.sqrt(leaf.shape[-2], dtype=np.float32)
+        return {"scale": 1 + 0.2 * noise, "bias": 0.2 * noise}.get(kind, noise)
+
+    return model, jax.tree_util.tree_map_with_path(draw, model.abstract_params())
 
 
 class SmallSplitter:
@@ -113,9 +118,9 @@ class SmallStream:
 
 
 def splitters() -> list:
-    """The rule above and, once it is there, that of the released models."""
-    make = getattr(hat.text.splitters, "make_splitter", None)
-    return [SmallSplitter()] if make is None else [SmallSplitter(), make("words")]
+    """The rule above, and every rule of the library; some with a cap that short texts reach."""
+    specs = ("words", "words:6", "whitespace:9", "stride:4")
+    return [SmallSplitter(), *map(make_splitter, specs)]
 
 
 class ByteTokens:

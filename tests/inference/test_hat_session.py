@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -11,7 +13,6 @@ from hypothesis import strategies as st
 from hat.errors import UserError
 from hat.inference import hat_session
 from hat.inference.hat_session import HatSession, WordTracker
-from hat.models.layers import StackConfig
 from hat.text.ids import BOS, EOT, PAD
 from hat.text.splitters import Causality
 from tests.inference.helpers import (
@@ -106,20 +107,15 @@ def test_guides_matter():
     assert np.abs(difference).max() > 0.1
 
 
-VARIANTS = {
-    "qk_norm, softcap, bias": dict(qk_norm=True, logit_softcap=5.0, qkv_bias=True),
-    "windowed backbone": dict(window=3),
-}
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_variants_of_the_stacks(variant):
-    base, more = hat_config(), VARIANTS[variant]
-
-    def changed(stack: StackConfig) -> StackConfig:
-        return StackConfig(**{**vars(stack), **more})
-
-    config = hat_config(encoder=changed(base.encoder), backbone=changed(base.backbone))
+def test_every_option_of_the_stacks():
+    options = dict(qk_norm=True, logit_softcap=5.0, qkv_bias=True)
+    base = hat_config()
+    config = hat_config(
+        encoder=dataclasses.replace(base.encoder, **options),
+        connector=dataclasses.replace(base.connector, qk_norm=True),
+        backbone=dataclasses.replace(base.backbone, window=3, **options),
+        decoder=dataclasses.replace(base.decoder, window=2 * WINDOW, **options),
+    )
     assert_equal_nats(TEXTS[:ROWS], config, SmallSplitter())
 
 
@@ -140,7 +136,7 @@ def test_long_documents_wrap_the_rings_and_grow_the_buffers():
 
 def test_stacks_without_a_window():
     base = hat_config()
-    unbounded = StackConfig(**{**vars(base.encoder), "window": None})
+    unbounded = dataclasses.replace(base.encoder, window=None)
     config = hat_config(encoder=unbounded, decoder=unbounded)
     session = open_session(config, capacity=LENGTH // 2)
     assert_equal_nats(TEXTS[:ROWS], config, SmallSplitter(), session)
@@ -153,16 +149,6 @@ def test_bfloat16_stays_near():
     whole = whole_nats(*built(config), hat_batch(texts, SmallSplitter(), LENGTH))
     difference = np.abs(incremental_nats(open_session(config), texts, LENGTH) - whole)
     assert difference.mean() < 0.1
-
-
-def test_rows_do_not_see_each_other_and_bos_starts_anew():
-    text = "a row 世界 of\nits own".encode()
-    alone = HatSession(*built(hat_config()), SmallSplitter(), 1)
-    expected = incremental_nats(alone, [text], LENGTH)[0]
-    session = open_session()
-    for texts in ([*TEXTS[:7], text], [text, *TEXTS[7:14]]):
-        together = incremental_nats(session, texts + [b""] * (ROWS - 8), LENGTH)
-        np.testing.assert_allclose(together[texts.index(text)], expected, rtol=0, atol=TOLERANCE)
 
 
 def test_an_inactive_row_keeps_its_place():
