@@ -20,7 +20,7 @@ class PackedTables(NamedTuple):
     """`SplitTables` for the loop, uint32, at most 512 byte states, 128 emissions, 32 candidate
     sets. A word state q is kept as q << 7, the offset of its row.
 
-    ascii: [Q << 7] a byte < 128 with nothing pending: next q << 7 | closed << 1 | start
+    ascii_: [Q << 7] a byte < 128 with nothing pending: next q << 7 | closed << 1 | start
     byte: [S << 8] next state | emission << 9 | candidates, with room, << 16
     word: [(MAX_ROOM + 1) * Q << 7] by room, word state, emission:
       next q << 7 | starts << 16 | num_starts << 20 | last_start << 24
@@ -29,7 +29,7 @@ class PackedTables(NamedTuple):
     pending: [S]
     """
 
-    ascii: np.ndarray
+    ascii_: np.ndarray
     byte: np.ndarray
     word: np.ndarray
     closed: np.ndarray
@@ -60,7 +60,7 @@ def pack(tables: SplitTables) -> PackedTables:
     start = tables.starts[MAX_ROOM][:, ascii_emission]
     ascii_closed = tables.closed[next_word, with_room[0]]
     return PackedTables(
-        ascii=(next_word << 7 | ascii_closed << 1 | start).reshape(-1).astype(np.uint32),
+        ascii_=(next_word << 7 | ascii_closed << 1 | start).reshape(-1).astype(np.uint32),
         byte=byte.reshape(-1).astype(np.uint32),
         word=rooms.reshape(-1).astype(np.uint32),
         closed=closed.reshape(-1).astype(np.uint32),
@@ -72,6 +72,8 @@ def pack(tables: SplitTables) -> PackedTables:
 
 def split_bytes(tables: PackedTables, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """uint8[T] -> starts bool[T], known int32[T], as in `splitters.Split`."""
+    data = data.view()
+    data.flags.writeable = False  # one type for numba, wherever the bytes come from
     starts = np.zeros(len(data) + 3, np.uint8)
     known = np.empty(len(data), np.int32)
     _loop(data, starts, known, *tables)
@@ -87,9 +89,10 @@ def compiled(function: Callable) -> Callable:
 
 
 @compiled
-def _loop(data, starts, known, ascii, byte, word, closed, candidates, pending, max_word_bytes):
-    """Writes starts[t + 3] and known[t]; a byte reveals starts up to three bytes back."""
-    num_words = np.uint32(len(ascii))  # Q << 7, the stride of a room
+def _loop(data, starts, known, ascii_, byte, word, closed, candidates, pending, max_word_bytes):
+    """Fills known[t], and starts[t + 3] because a byte may report starts three bytes back. All
+    indices are unsigned: numba then compiles no test for negative ones."""
+    num_words = np.uint32(len(ascii_))  # Q << 7, the stride of a room
     with_room = word[MAX_ROOM * num_words :]
     seven_bits, nine_bits = np.uint32(0x7F), np.uint32(0x1FF)
     row = np.uint32(0)  # word state << 7
@@ -97,25 +100,24 @@ def _loop(data, starts, known, ascii, byte, word, closed, candidates, pending, m
     length = max_word_bytes  # bytes since the last start, pending ones included
     far = max_word_bytes - MAX_ROOM  # below this length, this byte and the next have room
     count = np.int32(-1)  # starts so far, less one
-    t = np.uint64(0)
+    t, one = np.uint64(0), np.uint64(1)
     end = np.uint64(len(data))
     while t < end:
         if (
             state == 0
             and length < far - 3
             and t + np.uint64(4) <= end
-            and (data[t] | data[t + np.uint64(1)] | data[t + np.uint64(2)] | data[t + np.uint64(3)])
-            < 128
-        ):
+            and data[t] | data[t + one] | data[t + np.uint64(2)] | data[t + np.uint64(3)] < 128
+        ):  # four ASCII bytes
             for _ in range(4):
-                entry = ascii[row | np.uint32(data[t])]
+                entry = ascii_[row | np.uint32(data[t])]
                 row = entry & ~seven_bits
                 start = entry & 1
                 starts[t + np.uint64(3)] = start
                 count += np.int32(start)
                 length = 1 if start else length + 1
                 known[t] = count + np.int32(entry >> 1 & 1)
-                t += np.uint64(1)
+                t += one
             continue
         if length < far:
             entry = byte[state << 8 | np.uint32(data[t])]
@@ -128,17 +130,20 @@ def _loop(data, starts, known, ascii, byte, word, closed, candidates, pending, m
         sets = entry >> 16
         row = after & np.uint32(0xFF80)
         mask = after >> 16 & 15
-        starts[t + np.uint64(3)] = mask & 1
-        starts[t + np.uint64(2)] |= mask >> 1 & 1
-        starts[t + np.uint64(1)] |= mask >> 2 & 1
-        starts[t] |= mask >> 3
-        count += np.int32(after >> 20 & 15)
-        length = np.int64(after >> 24) + (length + 1) * (mask == 0)
+        length += 1
+        if mask:
+            starts[t + np.uint64(3)] = mask & 1
+            if mask > 1:
+                starts[t + np.uint64(2)] |= mask >> 1 & 1
+                starts[t + one] |= mask >> 2 & 1
+                starts[t] |= mask >> 3
+            count += np.int32(after >> 20 & 15)
+            length = np.int64(after >> 24)
         if length >= far:
             room = min(max_word_bytes - length + np.int64(pending[state]), MAX_ROOM)
             sets = candidates[state * np.uint32(MAX_ROOM + 1) + np.uint32(room)]
         known[t] = count + np.int32(closed[row >> 2 | sets])
-        t += np.uint64(1)
+        t += one
     # The end of the data breaks a character that it cuts short.
     room = min(max_word_bytes - length + np.int64(pending[state]), MAX_ROOM)
     completed = byte[state << 8 | np.uint32(BREAKING_BYTE)] >> 9 & seven_bits

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 BREAKING_BYTE = 0xFF  # in no character: what the end of the data does to a pending sequence
+_SURROGATES = range(0xD800 >> 6, 0xE000 >> 6)  # blocks of 64 code points
+_PAGES = range(0x10000 >> 12, 0x110000 >> 12)  # of 4,096 code points, with four-byte characters
 _INVALID = -(1 << 20)  # in a row of a node: this continuation byte breaks the sequence
 
 
@@ -46,25 +48,25 @@ class ByteAutomaton(NamedTuple):
 def byte_automaton(class_of: np.ndarray, invalid: int) -> ByteAutomaton:
     """Builds the minimal automaton for uint8[0x110000] classes and the class of invalid bytes."""
     nodes = _Nodes()
-    blocks = _complete(class_of.reshape(-1, 64))
+    blocks = class_of.reshape(-1, 64)  # the last byte of a character chooses within a block
     lead = np.full(256, _complete(invalid), np.int32)
     lead[:128] = _complete(class_of[:128])
     for byte in range(0xC2, 0xE0):
-        lead[byte] = nodes.add(1, blocks[byte & 0x1F])
+        lead[byte] = nodes.add_leaf(1, blocks[byte & 0x1F])
     for byte in range(0xE0, 0xF0):
-        row = np.array([nodes.add(2, block) for block in blocks[(byte & 0xF) * 64 :][:64]])
-        if byte == 0xE0:
-            row[:32] = _INVALID  # overlong
-        if byte == 0xED:
-            row[32:] = _INVALID  # surrogates
+        row = np.full(64, _INVALID, np.int32)
+        for second in range(64):
+            block = (byte & 0xF) * 64 + second
+            if block >= 0x20 and block not in _SURROGATES:  # else overlong
+                row[second] = nodes.add_leaf(2, blocks[block])
         lead[byte] = nodes.add(1, row)
     for byte in range(0xF0, 0xF5):
-        row = np.full(64, _INVALID)
+        row = np.full(64, _INVALID, np.int32)
         for second in range(64):
-            page = (byte & 7) * 64 + second  # of 4,096 code points
-            if 0x10 <= page < 0x110:  # neither overlong nor past U+10FFFF
-                leaves = [nodes.add(3, block) for block in blocks[page * 64 : (page + 1) * 64]]
-                row[second] = nodes.add(2, np.array(leaves))
+            page = (byte & 7) * 64 + second
+            if page in _PAGES:
+                leaves = [nodes.add_leaf(3, block) for block in blocks[page * 64 : page * 64 + 64]]
+                row[second] = nodes.add(2, np.array(leaves, np.int32))
         lead[byte] = nodes.add(1, row)
     return _assemble(lead, nodes, invalid)
 
@@ -81,15 +83,23 @@ class _Nodes:
         self.pending = [0]
         self.rows = [np.empty(0, np.int32)]  # int32[64] by continuation byte
         self._numbers: dict[tuple[int, bytes], int] = {}
+        self._leaves: dict[tuple[int, bytes], int] = {}
 
     def add(self, pending: int, row: np.ndarray) -> int:
-        row = row.astype(np.int32)
+        """A node by what each continuation byte leads to."""
         key = (pending, row.tobytes())
         if key not in self._numbers:
             self._numbers[key] = len(self.rows)
             self.pending.append(pending)
             self.rows.append(row)
         return self._numbers[key]
+
+    def add_leaf(self, pending: int, block: np.ndarray) -> int:
+        """A node by the class of the character that each continuation byte completes."""
+        key = (pending, block.tobytes())
+        if key not in self._leaves:
+            self._leaves[key] = self.add(pending, _complete(block))
+        return self._leaves[key]
 
 
 def _assemble(lead: np.ndarray, nodes: _Nodes, invalid: int) -> ByteAutomaton:

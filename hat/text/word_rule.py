@@ -133,7 +133,7 @@ RULES = {"words": (words_step, WORDS_START), "whitespace": (whitespace_step, Tru
 class ClassAutomaton(NamedTuple):
     """A minimal automaton of Q states (0 is the first) over C merged character classes."""
 
-    merged: np.ndarray  # int32[number of CharacterClass], the merged class of each class
+    merged: np.ndarray  # uint8[number of CharacterClass], the merged class of each class
     next_state: np.ndarray  # int32[Q, C]
     starts: np.ndarray  # bool[Q, C], whether the character starts a word
 
@@ -172,9 +172,9 @@ def _minimal(next_state: np.ndarray, starts: np.ndarray) -> ClassAutomaton:
     representatives = np.sort(first)
     next_state = rank[block][next_state[representatives]]
     starts = starts[representatives]
-    columns, first, merged = np.unique(
+    _, first, merged = np.unique(
         np.concatenate([next_state, starts], axis=0), axis=1, return_index=True, return_inverse=True
     )
     return ClassAutomaton(
-        merged.reshape(-1).astype(np.int32), next_state[:, first], starts[:, first]
+        merged.reshape(-1).astype(np.uint8), next_state[:, first], starts[:, first]
     )
