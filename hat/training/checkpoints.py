@@ -79,6 +79,7 @@ class Checkpoints:
         # Orbax takes absolute paths alone; a bucket's address (gs://...) is absolute as it is.
         out_dir = out_dir if "://" in out_dir else os.path.abspath(out_dir)
         self.directory = epath.Path(out_dir) / "checkpoints"
+        self._read_only = read_only
         self._saving: int | None = None  # the step last given to Orbax, until known to be complete
         _silence_orbax()
         # The first save comes at once: a disk that cannot be written shows at the start of a run.
@@ -123,23 +124,22 @@ class Checkpoints:
         """
         meta = json.loads(json.dumps(meta))  # a mistake in it shows here, not in the background
         self.check_errors()
-        if force:
-            self.wait()
-            if step in self._manager.all_steps():
-                return False
+        if not (force or self._manager.should_save(step)):
+            return False
+        self.wait()
+        if self._read_only or step in self._manager.all_steps():
+            return False
         try:
-            saving = self._manager.save(
+            self._saving = step
+            return self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta)
                 ),
-                force=force,
+                force=True,
             )
         except Exception as error:
             raise self._failure(step, error) from error
-        if saving:
-            self._saving = step
-        return saving
 
     def wait(self) -> None:
         """Blocks until what was started is on disk. UserError: it could not be written."""
