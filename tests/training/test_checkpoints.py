@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from hat.errors import UserError
 from hat.training.checkpoints import Checkpoints, differences
@@ -141,8 +140,9 @@ def test_saved_arrays_may_be_donated_at_once(tmp_path):
     state = make_state(1)
     copy = jax.tree.map(np.array, state)
     checkpoints.save(1, state, {})
-    jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)(state)
-    assert state.params["head"]["kernel"].is_deleted()
+    step = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    for _ in range(20):  # writes over the buffers while the save still runs
+        state = step(state)
     checkpoints.wait()
     found, _ = checkpoints.restore(abstract(make_state(1)))
     assert_equal(found, copy)
@@ -305,6 +305,11 @@ def damage_names(step: Path) -> None:
     (step / "state" / "_METADATA").unlink()
 
 
+# What tensorstore had under way when it met the damage, it drops noisily.
+drops_noisily = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@drops_noisily
 @pytest.mark.parametrize("damage", [damage_arrays, damage_index, damage_meta, damage_names])
 def test_damaged_newest_falls_back_and_goes_on(tmp_path, capsys, damage):
     checkpoints = Checkpoints(tmp_path)
@@ -326,12 +331,14 @@ def test_damaged_newest_falls_back_and_goes_on(tmp_path, capsys, damage):
     warning = capsys.readouterr().err
     assert "checkpoints/2 is damaged" in warning
     assert warning.count("\n") == 1
-    assert [path.name[:10] for path in (tmp_path / "checkpoints").glob("damaged*")] == ["damaged-2-"]
+    aside = (tmp_path / "checkpoints").glob("damaged*")
+    assert [path.name[:10] for path in aside] == ["damaged-2-"]
     newer = save_now(checkpoints, 2)  # the run comes to step 2 once more
     assert_equal(checkpoints.restore(abstract(older))[0], newer)
     checkpoints.close()
 
 
+@drops_noisily
 def test_all_damaged_is_one_line(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     state = save_now(checkpoints, 1)

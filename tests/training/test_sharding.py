@@ -87,7 +87,8 @@ def test_mesh_shape(config, devices, shape):
 
 
 @pytest.mark.parametrize(
-    "config", [MeshConfig(tensor=3), MeshConfig(fsdp=4), MeshConfig(replica=16), MeshConfig(1, 8, 2)]
+    "config",
+    [MeshConfig(tensor=3), MeshConfig(fsdp=4), MeshConfig(replica=16), MeshConfig(1, 8, 2)],
 )
 def test_mesh_that_does_not_fit(config):
     with pytest.raises(UserError, match="8 devices"):
