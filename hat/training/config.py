@@ -94,8 +94,9 @@ class OptimizerConfig:
             self.name in ("adamw", "muon"), f"optimizer name={self.name!r}: use 'adamw' or 'muon'"
         )
         _require_positive(
-            self, "learning_rate", "eps", "clip_norm", "adam_learning_rate", "muon_steps", "muon_rms"
-        )
+            self, "learning_rate", "eps", "clip_norm", "adam_learning_rate", "muon_steps",
+            "muon_rms",
+        )  # fmt: skip
         for name in ("b1", "b2", "muon_momentum"):
             value = getattr(self, name)
             _require(0.0 <= value < 1.0, f"{name}={value}: it must be at least 0 and below 1")
@@ -172,7 +173,8 @@ class MeshConfig:
                 f"mesh {name}={size}: give a number of devices, or -1 for all that are left",
             )
         _require(
-            list(sizes.values()).count(-1) <= 1, f"mesh {sizes}: only one axis can be -1; set the others"
+            list(sizes.values()).count(-1) <= 1,
+            f"mesh {sizes}: only one axis can be -1; set the others",
         )
 
 
@@ -180,7 +182,8 @@ class MeshConfig:
 class CheckpointConfig:
     """When checkpoints are written and which ones stay.
 
-    every_seconds: a checkpoint this long after the one before; only the newest `keep_recent` stay.
+    every_seconds: a checkpoint this long after the one before, the first at once; only the newest
+      `keep_recent` stay.
     every_steps: also at multiples of this step; these stay for ever. None: no such steps.
     """
 

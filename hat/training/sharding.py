@@ -57,8 +57,8 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
     if math.prod(filled) != num_devices:
         asked = ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes))
         raise UserError(
-            f"training.mesh: {asked} does not fit {num_devices} devices; choose sizes whose product "
-            f"is {num_devices}, or set one to -1"
+            f"training.mesh: {asked} does not fit {num_devices} devices; choose sizes whose "
+            f"product is {num_devices}, or set one to -1"
         )
     return tuple(filled)
 
@@ -130,14 +130,13 @@ def param_shardings(mesh: AnyMesh, logical_axes: Tree, abstract_params: Tree) ->
     if whole := unsharded_leaves(shardings, abstract_params):
         raise UserError(
             f"training.mesh: fsdp={mesh.shape['fsdp']}, tensor={mesh.shape['tensor']} divide no "
-            f"dimension of {', '.join(whole)}; choose sizes that do, or set replica for whole copies"
+            f"dimension of {', '.join(whole)}; choose sizes that do, or set replica, for whole "
+            "copies"
         )
     return shardings
 
 
-def unsharded_leaves(
-    shardings: Tree, abstract: Tree, min_bytes: int = LARGE_BYTES
-) -> list[str]:
+def unsharded_leaves(shardings: Tree, abstract: Tree, min_bytes: int = LARGE_BYTES) -> list[str]:
     """Leaves above `min_bytes` that lie whole on every device of a mesh that could split them.
 
     As "backbone/layers/mlp/gate/kernel [4, 100, 300]"; empty where fsdp = tensor = 1.

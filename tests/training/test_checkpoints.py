@@ -2,10 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from pathlib import Path
@@ -15,9 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
-import hat
 from hat.errors import UserError
 from hat.training.checkpoints import Checkpoints, differences
 from hat.training.config import CheckpointConfig, MeshConfig, OptimizerConfig, PartConfig
@@ -146,8 +140,9 @@ def test_saved_arrays_may_be_donated_at_once(tmp_path):
     state = make_state(1)
     copy = jax.tree.map(np.array, state)
     checkpoints.save(1, state, {})
-    jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)(state)
-    assert state.params["head"]["kernel"].is_deleted()
+    step = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    for _ in range(20):  # writes over the buffers while the save still runs
+        state = step(state)
     checkpoints.wait()
     found, _ = checkpoints.restore(abstract(make_state(1)))
     assert_equal(found, copy)
@@ -310,6 +305,11 @@ def damage_names(step: Path) -> None:
     (step / "state" / "_METADATA").unlink()
 
 
+# What tensorstore had under way when it met the damage, it drops noisily.
+drops_noisily = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@drops_noisily
 @pytest.mark.parametrize("damage", [damage_arrays, damage_index, damage_meta, damage_names])
 def test_damaged_newest_falls_back_and_goes_on(tmp_path, capsys, damage):
     checkpoints = Checkpoints(tmp_path)
@@ -331,12 +331,14 @@ def test_damaged_newest_falls_back_and_goes_on(tmp_path, capsys, damage):
     warning = capsys.readouterr().err
     assert "checkpoints/2 is damaged" in warning
     assert warning.count("\n") == 1
-    assert [path.name[:10] for path in (tmp_path / "checkpoints").glob("damaged*")] == ["damaged-2-"]
+    aside = (tmp_path / "checkpoints").glob("damaged*")
+    assert [path.name[:10] for path in aside] == ["damaged-2-"]
     newer = save_now(checkpoints, 2)  # the run comes to step 2 once more
     assert_equal(checkpoints.restore(abstract(older))[0], newer)
     checkpoints.close()
 
 
+@drops_noisily
 def test_all_damaged_is_one_line(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     state = save_now(checkpoints, 1)
@@ -346,136 +348,6 @@ def test_all_damaged_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
     assert (tmp_path / "checkpoints" / "1").exists()
     checkpoints.close()
-
-
-# --- killed, and a full disk: real processes ------------------------------------------------------
-
-CHILD = """
-import os, signal, sys
-import jax, jax.numpy as jnp
-from hat.errors import UserError
-from hat.training.checkpoints import Checkpoints
-
-def state(step, rows):
-    return {"params": {"kernel": jax.random.normal(jax.random.key(step), (rows, 1024))}}
-
-checkpoints = Checkpoints(sys.argv[1])
-checkpoints.save(1, state(1, 16), {"index": 1})
-checkpoints.wait()
-"""
-
-
-def run_child(out_dir: Path, body: str, *prefix: str) -> subprocess.CompletedProcess:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(hat.__file__).parents[1]),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
-    }
-    return subprocess.run(
-        [*prefix, sys.executable, "-c", CHILD + textwrap.dedent(body), str(out_dir)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def child_state(step: int, rows: int):
-    return {"params": {"kernel": jax.random.normal(jax.random.key(step), (rows, 1024))}}
-
-
-KILL_AT_THE_LAST_MOMENT = """
-rename = os.rename
-def killed(source, target, **kwargs):  # all is written, only the name is not final
-    if os.path.basename(os.fspath(target)) == "2":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return rename(source, target, **kwargs)
-os.rename = killed
-checkpoints.save(2, state(2, 16), {"index": 2}, force=True)
-checkpoints.wait()
-"""
-
-KILL_WHILE_WRITING = """
-checkpoints.save(2, state(2, 32768), {"index": 2}, force=True)  # 128 MB
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@pytest.mark.parametrize(
-    "body", [KILL_AT_THE_LAST_MOMENT, KILL_WHILE_WRITING], ids=["last moment", "while writing"]
-)
-def test_kill_9_during_a_save_leaves_the_previous_one(tmp_path, body):
-    child = run_child(tmp_path, body)
-    assert child.returncode == -signal.SIGKILL, child.stderr
-    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert "1" in left and "2" not in left
-    expected = child_state(1, 16)
-    reader = Checkpoints(tmp_path, read_only=True)
-    assert reader.latest_step() == 1
-    assert_equal(reader.restore_params(abstract(expected["params"]))[0], expected["params"])
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == left
-
-    checkpoints = Checkpoints(tmp_path)
-    state, meta = checkpoints.restore(abstract(expected))
-    assert_equal(state, expected)
-    assert meta == {"index": 1}
-    assert checkpoints.save(2, child_state(2, 16), {"index": 2}, force=True)
-    checkpoints.close()
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
-    assert_equal(Checkpoints(tmp_path).restore(abstract(expected))[0], child_state(2, 16))
-
-
-FULL = """
-LIMIT
-checkpoints.save(2, state(2, 8192), {"index": 2}, force=True)  # 32 MB
-try:
-    while True:
-        checkpoints.check_errors()
-except UserError as error:
-    print(error)
-checkpoints.close()  # says nothing twice
-found, meta = checkpoints.restore(jax.eval_shape(lambda: state(1, 16)))
-print(checkpoints.steps(), meta)
-"""
-
-
-def assert_full_disk_is_one_line(child, words):
-    assert child.returncode == 0, child.stderr
-    error, rest = child.stdout.strip().split("\n")
-    assert "checkpoint of step 2 could not be written" in error
-    assert words in error
-    assert "step 1 is complete" in error
-    assert rest == "[1] {'index': 1}"
-    assert "Traceback" not in child.stderr
-
-
-def test_file_that_cannot_grow_is_one_line_and_loses_nothing(tmp_path):
-    limit = """
-import resource
-resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
-"""
-    child = run_child(tmp_path, FULL.replace("LIMIT", limit))
-    assert_full_disk_is_one_line(child, "File too large")
-
-
-def test_full_disk_is_one_line_and_loses_nothing(tmp_path):
-    probe = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-    mount = f"mount -t tmpfs -o size=8m none {tmp_path}"
-    try:
-        allowed = subprocess.run([*probe, mount], capture_output=True).returncode == 0
-    except FileNotFoundError:
-        allowed = False
-    if not allowed:
-        pytest.skip("this machine does not let us mount a small file system")
-    child = run_child(
-        tmp_path / "run",
-        FULL.replace("LIMIT", ""),
-        *probe,
-        mount + ' && exec "$@"',
-        "sh",
-    )
-    assert_full_disk_is_one_line(child, "No space left on device")
 
 
 def test_directory_that_cannot_be_made(tmp_path):

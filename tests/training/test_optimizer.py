@@ -46,10 +46,10 @@ SHAPES = {
 MATRICES = {("encoder", "layers", "up", "kernel"), ("backbone", "layers", "q", "kernel")}
 
 
-def random_tree(seed: int, scale: float = 1.0):
+def random_tree(seed: int):
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda shape: jnp.asarray(scale * rng.normal(size=shape), jnp.float32),
+        lambda shape: rng.normal(size=shape).astype(np.float32),
         SHAPES,
         is_leaf=lambda value: isinstance(value, tuple),
     )
@@ -63,11 +63,11 @@ def flat(tree):
 
 
 @functools.cache
-def run(config: OptimizerConfig, steps: int = 6, rate: float = 0.03, scale: float = 1.0):
+def run(config: OptimizerConfig, steps: int = 6, rate: float = 0.03):
     """Parameters before and after `steps` updates with known gradients, the step's own formula."""
     optimizer = make_optimizer(config, AXES)
     params = random_tree(0)
-    state = optimizer.init(params)
+    state = jax.jit(optimizer.init)(params)
 
     @jax.jit
     def step(params, state, grads, index, rate):
@@ -78,8 +78,8 @@ def run(config: OptimizerConfig, steps: int = 6, rate: float = 0.03, scale: floa
 
     history = [(params, state)]
     for index in range(steps):
-        grads = random_tree(index + 1, scale)
-        params, state = step(params, state, grads, jnp.int32(index), jnp.float32(rate / (1 + index)))
+        grads = random_tree(index + 1)
+        params, state = step(params, state, grads, np.int32(index), np.float32(rate / (1 + index)))
         history.append((params, state))
     return history
 
@@ -93,9 +93,8 @@ def test_hidden_matrices_are_kernels_between_activations():
 # --- AdamW ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-def test_adamw_equals_torch(weight_decay):
-    config = OptimizerConfig(learning_rate=0.03, weight_decay=weight_decay, eps=1e-6)
+def test_adamw_equals_torch():
+    config = OptimizerConfig(learning_rate=0.03, weight_decay=0.3, eps=1e-6)
     history = run(config, steps=6)
     mine = flat(history[-1][0])
     for name, start in flat(random_tree(0)).items():
@@ -104,7 +103,7 @@ def test_adamw_equals_torch(weight_decay):
             [weight],
             betas=(0.9, 0.95),
             eps=1e-6,
-            weight_decay=weight_decay if name in MATRICES else 0.0,
+            weight_decay=0.3 if name in MATRICES else 0.0,
         )
         for index in range(6):
             for group in reference.param_groups:
@@ -185,9 +184,8 @@ def test_muon_equals_numpy_matrix_by_matrix(nesterov, rms):
 def test_muon_update_is_nearly_orthogonal():
     config = OptimizerConfig(name="muon", weight_decay=0.0)
     optimizer = make_optimizer(config, {"backbone": {"kernel": ("layers", "embed", "mlp")}})
-    params = {"backbone": {"kernel": jnp.zeros((2, 16, 16))}}
-    grads = {"backbone": {"kernel": jax.random.normal(jax.random.key(0), (2, 16, 16))}}
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    grads = {"backbone": {"kernel": np.random.default_rng(0).normal(size=(2, 16, 16))}}
+    updates, _ = jax.jit(lambda g: optimizer.update(g, optimizer.init(g), g))(grads)
     for layer in range(2):
         values = np.linalg.svd(np.asarray(updates["backbone"]["kernel"][layer]))[1]
         assert values.max() < 1.3
@@ -196,7 +194,7 @@ def test_muon_update_is_nearly_orthogonal():
 
 def test_muon_rest_is_adam_at_its_own_rate():
     adam = OptimizerConfig(learning_rate=0.03, weight_decay=0.0)
-    muon = OptimizerConfig(name="muon", learning_rate=0.06, adam_learning_rate=0.03)
+    muon = OptimizerConfig(name="muon", learning_rate=0.06, adam_learning_rate=0.03, muon_steps=2)
     expected = flat(run(adam, rate=0.03)[-1][0])
     mine = flat(run(muon, rate=0.06)[-1][0])
     for name in expected.keys() - MATRICES:
@@ -209,19 +207,27 @@ def test_muon_is_that_of_optax():
     """The parts put together here give what optax.contrib.muon gives for the matrices."""
     config = OptimizerConfig(name="muon", weight_decay=0.1)
     axes = {"backbone": {"kernel": ("layers", "embed", "mlp")}}
-    params = {"backbone": {"kernel": jax.random.normal(jax.random.key(0), (3, 8, 12))}}
     dimensions = {"backbone": {"kernel": optax.contrib.MuonDimensionNumbers(1, 2)}}
     theirs = optax.contrib.muon(
         1.0, weight_decay=0.1, muon_weight_dimension_numbers=dimensions, ns_steps=5
     )
-    mine = make_optimizer(config, axes)
-    states = mine.init(params), theirs.init(params)
-    for index in range(3):
-        grads = {"backbone": {"kernel": jax.random.normal(jax.random.key(index), (3, 8, 12))}}
-        a, state_a = mine.update(grads, states[0], params)
-        b, state_b = theirs.update(grads, states[1], params)
-        states = state_a, state_b
-        np.testing.assert_allclose(a["backbone"]["kernel"], b["backbone"]["kernel"], atol=1e-6)
+
+    def three_updates(optimizer, params, gradients):
+        state = optimizer.init(params)
+        for index in range(3):
+            grads = {"backbone": {"kernel": gradients[index]}}
+            updates, state = optimizer.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=(3, 3, 8, 12)).astype(np.float32)
+    params = {"backbone": {"kernel": rng.normal(size=(3, 8, 12)).astype(np.float32)}}
+    a, b = (
+        jax.jit(functools.partial(three_updates, optimizer))(params, gradients)
+        for optimizer in (make_optimizer(config, axes), theirs)
+    )
+    np.testing.assert_allclose(a["backbone"]["kernel"], b["backbone"]["kernel"], atol=1e-5)
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -239,7 +245,7 @@ def moments_of(state, part: str):
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_frozen_part_waits_untouched_and_then_starts_fresh(name):
     parts = (PartConfig("backbone", freeze_until_step=3),)
-    config = OptimizerConfig(name=name, learning_rate=0.03, parts=parts)
+    config = OptimizerConfig(name=name, learning_rate=0.03, muon_steps=2, parts=parts)
     history = run(config, steps=6)
     for params, state in history[:4]:  # updates 0, 1, 2 are the frozen ones
         for leaf, start in zip(
@@ -252,11 +258,12 @@ def test_frozen_part_waits_untouched_and_then_starts_fresh(name):
 
     # From update 3 on it moves as if it had just been created.
     fresh = make_optimizer(dataclasses.replace(config, parts=()), AXES)
-    params = history[0][0]
-    state = fresh.init(params)
+    params, update = history[0][0], jax.jit(fresh.update)
+    state = jax.jit(fresh.init)(params)
     for index in range(3, 6):
-        updates, state = fresh.update(random_tree(index + 1), state, params)
-        params = jax.tree.map(lambda p, u: p + 0.03 / (1 + index) * u, params, updates)
+        updates, state = update(random_tree(index + 1), state, params)
+        rate = np.float32(0.03 / (1 + index))
+        params = jax.tree.map(lambda p, u: p + rate * np.asarray(u), params, updates)
     for name_, leaf in flat(history[-1][0]["backbone"]).items():
         np.testing.assert_allclose(leaf, flat(params["backbone"])[name_], atol=1e-6)
 
@@ -267,19 +274,22 @@ def test_frozen_part_waits_untouched_and_then_starts_fresh(name):
             np.testing.assert_allclose(leaf, flat(free[-1][0][part])[name_], atol=1e-6)
 
 
-def test_multiplier_scales_the_step():
-    plain = run(OptimizerConfig(learning_rate=0.03), steps=1)
-    slow = run(OptimizerConfig(learning_rate=0.03, parts=(PartConfig("encoder", 0.1),)), steps=1)
-    for part, factor in (("encoder", 0.1), ("backbone", 1.0), ("head", 1.0)):
-        for name, start in flat(plain[0][0][part]).items():
-            moved = flat(plain[1][0][part])[name] - start
-            np.testing.assert_allclose(
-                flat(slow[1][0][part])[name] - start, factor * moved, atol=1e-6
-            )
+def test_multipliers_are_those_of_the_parts():
+    config = OptimizerConfig(
+        parts=(PartConfig("encoder", 0.1), PartConfig("head", 2.0, 5), PartConfig("backbone", 0.0))
+    )
+    factors = jax.jit(lambda step: multipliers(config, random_tree(0), step))
+    for step, head in ((0, 0.0), (4, 0.0), (5, 2.0), (6, 2.0)):
+        tree = factors(step)
+        assert jax.tree.structure(tree) == jax.tree.structure(random_tree(0))
+        for part, factor in (("encoder", 0.1), ("head", head), ("backbone", 0.0)):
+            assert {float(leaf) for leaf in jax.tree.leaves(tree[part])} == {
+                float(np.float32(factor))
+            }
 
 
 def test_part_with_multiplier_zero_has_no_state_and_stays():
-    config = OptimizerConfig(name="muon", parts=(PartConfig("backbone", 0.0),))
+    config = OptimizerConfig(parts=(PartConfig("backbone", 0.0),))
     history = run(config, steps=3)
     assert not moments_of(history[-1][1], "backbone")
     for leaf, start in zip(
@@ -291,7 +301,8 @@ def test_part_with_multiplier_zero_has_no_state_and_stays():
 def test_frozen_gradients_do_not_enter_the_norm():
     config = OptimizerConfig(parts=(PartConfig("backbone", freeze_until_step=2),))
     grads = random_tree(1)
-    norms = [clip_by_global_norm(zero_frozen(config, grads, step), None)[1] for step in (1, 2)]
+    norm = jax.jit(lambda step: clip_by_global_norm(zero_frozen(config, grads, step), None)[1])
+    norms = [norm(1), norm(2)]
     rest = {name: tree for name, tree in grads.items() if name != "backbone"}
 
     def expected(tree):
@@ -309,7 +320,7 @@ def test_unknown_part_names_the_known_ones():
 @pytest.mark.parametrize("max_norm", [0.5, 1e6, None])
 def test_clip_by_global_norm(max_norm):
     grads = random_tree(3)
-    clipped, norm = clip_by_global_norm(grads, max_norm)
+    clipped, norm = jax.jit(clip_by_global_norm, static_argnums=1)(grads, max_norm)
     total = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in flat(grads).values()))
     np.testing.assert_allclose(norm, total, rtol=1e-6)
     scale = 1.0 if max_norm is None else min(1.0, max_norm / total)
@@ -318,12 +329,12 @@ def test_clip_by_global_norm(max_norm):
 
 
 def test_clip_of_zero_and_of_nan():
-    zeros = jax.tree.map(jnp.zeros_like, random_tree(0))
-    clipped, norm = clip_by_global_norm(zeros, 1.0)
+    clip = jax.jit(clip_by_global_norm, static_argnums=1)
+    clipped, norm = clip(jax.tree.map(np.zeros_like, random_tree(0)), 1.0)
     assert norm == 0 and all((leaf == 0).all() for leaf in jax.tree.leaves(clipped))
     grads = random_tree(0)
-    grads["head"]["kernel"] = grads["head"]["kernel"].at[0, 0].set(jnp.nan)
-    assert not np.isfinite(clip_by_global_norm(grads, 1.0)[1])
+    grads["head"]["kernel"][0, 0] = np.nan
+    assert not np.isfinite(clip(grads, 1.0)[1])
 
 
 # --- the schedule ---------------------------------------------------------------------------------
@@ -332,7 +343,7 @@ def test_clip_of_zero_and_of_nan():
 def test_cosine_equals_optax():
     config = ScheduleConfig("cosine", warmup_fraction=0.1, final_fraction=0.05)
     reference = optax.warmup_cosine_decay_schedule(0.0, 1.0, 100, 1000, 0.05)
-    for step in range(0, 1001, 7):
+    for step in range(0, 1001, 50):
         assert learning_rate(config, step / 1000) == pytest.approx(float(reference(step)), abs=1e-5)
 
 

@@ -87,7 +87,8 @@ def test_mesh_shape(config, devices, shape):
 
 
 @pytest.mark.parametrize(
-    "config", [MeshConfig(tensor=3), MeshConfig(fsdp=4), MeshConfig(replica=16), MeshConfig(1, 8, 2)]
+    "config",
+    [MeshConfig(tensor=3), MeshConfig(fsdp=4), MeshConfig(replica=16), MeshConfig(1, 8, 2)],
 )
 def test_mesh_that_does_not_fit(config):
     with pytest.raises(UserError, match="8 devices"):
@@ -274,12 +275,11 @@ def update_step(optimizer):
     def step(params, state, batch):
         def loss(params):
             hidden = params["encoder"]["embedding"][batch]
-            for layer in range(2):
-                layers = jax.tree.map(lambda leaf: leaf[layer], params["encoder"]["layers"])
-                inner = hidden @ layers["q"]["kernel"] @ layers["o"]["kernel"]
-                inner += hidden @ layers["gate"]["kernel"] @ layers["down"]["kernel"]
-                inner += (hidden @ layers["k"]["kernel"]).sum()
-                hidden = jnp.tanh(hidden + inner) * layers["norm"]["scale"]
+            layers = jax.tree.map(lambda leaf: leaf[0], params["encoder"]["layers"])
+            inner = hidden @ layers["q"]["kernel"] @ layers["o"]["kernel"]
+            inner += hidden @ layers["gate"]["kernel"] @ layers["down"]["kernel"]
+            inner += (hidden @ layers["k"]["kernel"]).sum()
+            hidden = jnp.tanh(hidden + inner) * layers["norm"]["scale"]
             words = hidden @ params["connector"]["kernel"]
             return jnp.mean((hidden @ params["head"]["kernel"]) ** 2) + jnp.mean(words**2)
 
@@ -297,15 +297,14 @@ def all_shardings(mesh, optimizer):
 
 
 @needs_8_devices
-@pytest.mark.parametrize("config", OPTIMIZERS[:2], ids=["adamw", "muon"])
-def test_sharded_step_equals_that_of_one_device(config):
-    optimizer = make_optimizer(config, LOGICAL)
+def test_sharded_step_equals_that_of_one_device():
+    optimizer = make_optimizer(OptimizerConfig(name="muon", muon_steps=2), LOGICAL)
     rng = np.random.default_rng(0)
     params = jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / 8, jnp.float32), abstract_params()
+        lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 8, abstract_params()
     )
     batch = rng.integers(0, 264, (16, 5))
-    expected, _ = jax.jit(update_step(optimizer))(params, optimizer.init(params), batch)
+    expected, _ = jax.jit(update_step(optimizer))(params, jax.jit(optimizer.init)(params), batch)
 
     places, state_places, rows = all_shardings(make_mesh(MeshConfig(tensor=2)), optimizer)
     step = jax.jit(
