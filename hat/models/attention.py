@@ -27,7 +27,8 @@ def attend(
     softcap: scores s become softcap * tanh(s / softcap). Scores and softmax are float32; the
     result has the dtype of v and the shape of q.
     """
-    if window is not None and window < q.shape[1]:
+    length = q.shape[1]
+    if window is not None and -(-length // window) * window * 2 * window < length * length:
         return attend_blocks(q, k, v, segment=segment, window=window, softcap=softcap)
     return attend_dense(q, k, v, segment=segment, window=window, softcap=softcap)
 
