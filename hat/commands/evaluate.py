@@ -16,9 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict:
+    from hat.inference.run import load_run
     from hat.inference.scoring import bits_per_byte
 
-    result = bits_per_byte(arguments.run, arguments.files)
+    result = bits_per_byte(load_run(arguments.run), arguments.files)
     for score in [*result["files"], {**result, "path": "in all"}]:
         print(f"{score['bits_per_byte']:8.4f} bits per byte {score['bytes']:>13,} bytes  "
               f"{score['path']}")

@@ -37,26 +37,37 @@ def run(arguments: argparse.Namespace) -> dict:
         raise UserError(f"--temperature {arguments.temperature} is negative; give 0 or more")
     if arguments.top_p is not None and not 0 < arguments.top_p <= 1:
         raise UserError(f"--top-p {arguments.top_p} is no share; give a number above 0, at most 1")
-    prompts = [prompt for prompt in read_prompts(arguments) for _ in range(arguments.n)]
+    prompts = read_prompts(arguments)
     from hat.inference.generation import generate
+    from hat.inference.run import load_run
 
-    texts = generate(
-        arguments.run,
+    results = generate(
+        load_run(arguments.run),
         prompts,
-        max_bytes=arguments.bytes,
+        num_bytes=arguments.bytes,
+        samples=arguments.n,
         temperature=arguments.temperature,
         top_k=arguments.top_k,
         top_p=arguments.top_p,
         seed=arguments.seed,
     )
-    for prompt, text in zip(prompts, texts):
-        print(_readable(prompt + text))
+    for result in results:
+        print(_readable(result.prompt + result.text))
         print("-" * 80)
-    samples = [
-        {"prompt": _readable(p), "text": _readable(t), "prompt_hex": p.hex(), "text_hex": t.hex()}
-        for p, t in zip(prompts, texts)
-    ]
-    return {"run": str(arguments.run), "samples": samples}
+    return {
+        "run": str(arguments.run),
+        "samples": [
+            {
+                "prompt": _readable(result.prompt),
+                "text": _readable(result.text),
+                "prompt_hex": result.prompt.hex(),
+                "text_hex": result.text.hex(),
+                "nats": -result.logprob,
+                "ended": result.stopped,
+            }
+            for result in results
+        ],
+    }
 
 
 def read_prompts(arguments: argparse.Namespace) -> list[bytes]:

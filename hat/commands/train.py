@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict:
     experiment = read_experiment(arguments)
+    from hat.inference.samples import sample_texts
     from hat.training.loop import train
 
-    return train(experiment, arguments.out or Path("runs", experiment.name))
+    return train(experiment, arguments.out or Path("runs", experiment.name), sample_texts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -46,6 +47,8 @@ def train(experiment: Experiment, out_dir: str | Path, sampler: Sampler | None =
         corpus, config.batch_size, config.seed, "train", jax.process_index(), jax.process_count()
     )
     program = Program(experiment, global_shapes(loader, config.batch_size))
+    if corpus.tokenizer and jax.process_index() == 0:
+        corpus.tokenizer.save(folder)  # so that the folder is all that a reader of the run needs
 
     with ExitStack() as stack:
         checkpoints = stack.enter_context(closing(Checkpoints(folder, config.checkpoint)))
@@ -179,11 +182,13 @@ def prepare_corpus(experiment: Experiment) -> Corpus:
         bars: dict[str, Progress] = {}
 
         def progress(stage: str, done: int, total: int) -> None:
-            if stage not in bars:
-                bars[stage] = stack.enter_context(Progress(stage, total=total, unit="B"))
+            if stage not in bars:  # a total of 0 is one that is not known yet
+                bars[stage] = stack.enter_context(Progress(stage, total=total or None, unit="B"))
             bars[stage].update(done)
 
-        corpus = prepare_cached(experiment.data, progress=progress)
+        corpus = prepare_cached(
+            experiment.data, progress=progress, warn=lambda text: print(text, file=sys.stderr)
+        )
     if corpus.info.num_ids > experiment.model.num_ids:
         raise UserError(
             f"the corpus has ids up to {corpus.info.num_ids}, the model's embedding "
