@@ -18,6 +18,8 @@ from hat.training.config import CheckpointConfig, MeshConfig, OptimizerConfig, P
 from hat.training.optimizer import make_optimizer
 from hat.training.sharding import make_mesh, param_shardings, state_shardings
 
+# What tensorstore had under way when it met damage, it drops noisily, at some later moment.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 needs_8_devices = pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 virtual devices")
 
 AXES = {
@@ -305,11 +307,6 @@ def damage_names(step: Path) -> None:
     (step / "state" / "_METADATA").unlink()
 
 
-# What tensorstore had under way when it met the damage, it drops noisily.
-drops_noisily = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@drops_noisily
 @pytest.mark.parametrize("damage", [damage_arrays, damage_index, damage_meta, damage_names])
 def test_damaged_newest_falls_back_and_goes_on(tmp_path, capsys, damage):
     checkpoints = Checkpoints(tmp_path)
@@ -338,7 +335,6 @@ def test_damaged_newest_falls_back_and_goes_on(tmp_path, capsys, damage):
     checkpoints.close()
 
 
-@drops_noisily
 def test_all_damaged_is_one_line(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     state = save_now(checkpoints, 1)

@@ -11,7 +11,14 @@ import pytest
 import torch
 
 from hat.errors import UserError
-from hat.training.config import OptimizerConfig, PartConfig, ScheduleConfig, TrainingConfig
+from hat.training.config import (
+    CheckpointConfig,
+    OptimizerConfig,
+    PartConfig,
+    SampleConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
 from hat.training.optimizer import (
     clip_by_global_norm,
     is_hidden_matrix,
@@ -380,6 +387,10 @@ def test_constant_and_no_warmup():
         (lambda: ScheduleConfig("linear"), "wsd"),
         (lambda: ScheduleConfig(warmup_fraction=1.5), "fraction"),
         (lambda: ScheduleConfig("wsd", 0.9, decay_fraction=0.2), "whole run"),
+        (lambda: CheckpointConfig(every_seconds=0), "every_seconds=0"),
+        (lambda: CheckpointConfig(every_steps=-1), "every_steps=-1"),
+        (lambda: SampleConfig(temperature=-0.1), "temperature=-0.1"),
+        (lambda: SampleConfig(top_p=0.0), "top_p=0.0"),
         (lambda: TrainingConfig(), "exactly one"),
         (lambda: TrainingConfig(steps=1, seconds=1.0), "exactly one"),
         (lambda: TrainingConfig(steps=0), "steps=0"),
