@@ -8,8 +8,11 @@ without a Llama to continue nothing asks for its scaling.
 
 from __future__ import annotations
 
+from hat.data.config import DataConfig
 from hat.models.hat import ConnectorConfig, HatConfig
 from hat.models.layers import StackConfig
+from hat.training.config import OptimizerConfig, CheckpointConfig, ScheduleConfig, TrainingConfig
+from hat.training.experiment import Experiment
 
 
 def model() -> HatConfig:
@@ -46,4 +49,21 @@ def model() -> HatConfig:
             logit_softcap=100.0,
         ),
         remat="full",
+    )
+
+
+def config() -> Experiment:
+    return Experiment(
+        name="tfree_hat_7b",
+        model=model(),
+        # Room for 3,500 words and special ids; at 5.1 bytes a word both caps fill.
+        data=DataConfig(source="corpus", row_length=18_432, row_words=3_584),
+        training=TrainingConfig(
+            steps=1_000_000,
+            batch_size=1024,  # about 3.7 million words
+            # Rates and batch are not published; these follow arXiv 2501.10322, section 4.
+            optimizer=OptimizerConfig(learning_rate=2.7e-4),
+            schedule=ScheduleConfig(warmup_fraction=0.005),
+            checkpoint=CheckpointConfig(every_steps=5_000),
+        ),
     )

@@ -14,6 +14,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from hat.errors import UserError
@@ -33,7 +34,9 @@ from hat.models.model import (
     Embedding,
     LanguageModel,
     Params,
+    Stage,
     Targets,
+    cross_entropy,
     next_ids,
     score_ids,
 )
@@ -326,6 +329,47 @@ class HatModel(LanguageModel):
 
     def words(self, batch: Batch) -> jax.Array:
         return jnp.sum(batch["word_segment"] > 0)
+
+    def stages(self, params: Params, batch: Batch) -> dict[str, Stage]:
+        ids, segment, position = batch["bytes"], batch["segment"], batch["position"]
+        word, word_position = batch["word"], batch["word_position"]
+
+        def encoder(params):
+            return self.module(params).encoder(ids, segment, position)
+
+        def connector(params, x):
+            return self.module(params).connector(x, position, word, word_position)
+
+        def backbone(params, words):
+            return self.module(params).backbone(words, batch["word_segment"], word_position)
+
+        def decoder(params, x, words):
+            return self.module(params).decoder(x, words, batch["guide"], segment, position)
+
+        def head(params, x):
+            logits = self.module(params).head(x)
+            return cross_entropy(logits, self.targets(batch))[0]
+
+        x = encoder(params)
+        words = connector(params, x)
+        return {
+            "encoder": (encoder, ()),
+            "connector": (connector, (x,)),
+            "backbone": (backbone, (words,)),
+            "decoder": (decoder, (x, words)),
+            "head": (head, (x,)),
+        }
+
+    def batch_flops(self, batch: Batch) -> dict[str, float]:
+        segment, word_segment = np.asarray(batch["segment"]), np.asarray(batch["word_segment"])
+        documents = max(int(segment.max(axis=1).sum()), 1)
+        num_bytes, num_words = int((segment > 0).sum()), int((word_segment > 0).sum())
+        return self.flops(
+            num_bytes=num_bytes,
+            num_words=num_words,
+            context_bytes=num_bytes / documents,
+            context_words=num_words / documents,
+        )
 
     def released_parameter_counts(self) -> dict[str, int]:
         """Parameters of every part in the released layout.

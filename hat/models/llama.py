@@ -10,6 +10,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from hat.models.flops import linear_flops, stack_flops
@@ -20,7 +21,9 @@ from hat.models.model import (
     Embedding,
     LanguageModel,
     Params,
+    Stage,
     Targets,
+    cross_entropy,
     next_ids,
     score_ids,
 )
@@ -63,17 +66,21 @@ class Llama(nnx.Module):
 
     def __call__(self, batch: Batch) -> jax.Array:
         """A batch of token rows (`hat.text.rows`) -> logits float32 [B, T, ids]."""
+        x = self.run_backbone(self.embedding(batch["tokens"]), batch)
+        return self.head(x, self.embedding.table[...])
+
+    def run_backbone(self, x: jax.Array, batch: Batch) -> jax.Array:
+        """[B, T, d] -> [B, T, d]."""
         config, stack = self.config, self.config.stack
         rope = rope_table(batch["position"], stack)
         attention = stack_attention(stack, batch["segment"])
-        x = run_stack(
+        return run_stack(
             lambda block, x: block(x, rope, attention),
             self.backbone,
-            self.embedding(batch["tokens"]),
+            x,
             scan=config.scan_layers,
             remat=config.remat,
         )
-        return self.head(x, self.embedding.table[...])
 
 
 class LlamaHead(nnx.Module):
@@ -83,12 +90,10 @@ class LlamaHead(nnx.Module):
         size = config.stack.hidden_size
         self.config = config
         self.norm = RMSNorm(size, eps=config.stack.norm_eps)
-        # One assignment: nnx does not let an attribute that was None become a module.
-        self.projection = (
-            None
-            if config.tie_embeddings
-            else Linear(rngs, size, config.num_ids, ("embed", "vocab"))
-        )
+        if config.tie_embeddings:
+            self.projection = None
+        else:  # one assignment each: nnx fixes at the first whether an attribute holds arrays
+            self.projection = Linear(rngs, size, config.num_ids, ("embed", "vocab"))
 
     def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
         kernel = table.T if self.projection is None else self.projection.kernel[...]
@@ -113,6 +118,27 @@ class LlamaModel(LanguageModel):
 
     def words(self, batch: Batch) -> jax.Array:
         return jnp.sum(batch["segment"] > 0)
+
+    def stages(self, params: Params, batch: Batch) -> dict[str, Stage]:
+        def embedding(params):
+            return self.module(params).embedding(batch["tokens"])
+
+        def backbone(params, x):
+            return self.module(params).run_backbone(x, batch)
+
+        def head(params, x):
+            module = self.module(params)
+            logits = module.head(x, module.embedding.table[...])
+            return cross_entropy(logits, self.targets(batch))[0]
+
+        x = embedding(params)
+        return {"embedding": (embedding, ()), "backbone": (backbone, (x,)), "head": (head, (x,))}
+
+    def batch_flops(self, batch: Batch) -> dict[str, float]:
+        segment = np.asarray(batch["segment"])
+        documents = max(int(segment.max(axis=1).sum()), 1)
+        num_tokens = int((segment > 0).sum())
+        return self.flops(num_tokens=num_tokens, context_tokens=num_tokens / documents)
 
     def flops(self, *, num_tokens, context_tokens) -> dict[str, float]:
         """Forward FLOPs of every part for num_tokens positions, in documents (or pieces) of

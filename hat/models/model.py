@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,10 @@ class Sums(NamedTuple):
     bytes: jax.Array  # how many real bytes the targets spell
     words: jax.Array  # positions that the backbone spent
     correct: jax.Array  # targets that were the likeliest id
+
+
+# A part's forward pass (params, *inputs) -> output, and inputs to run it on.
+Stage = tuple[Callable[..., jax.Array], tuple[jax.Array, ...]]
 
 
 class Targets(NamedTuple):
@@ -95,15 +100,19 @@ class LanguageModel:
         """Scalar: how many positions of the backbone the batch uses."""
         raise NotImplementedError
 
+    def stages(self, params: Params, batch: Batch) -> dict[str, Stage]:
+        """Every part alone, as benchmarks time it, by name."""
+        raise NotImplementedError
+
+    def batch_flops(self, batch: Batch) -> dict[str, float]:
+        """Forward FLOPs of every part for the positions of a batch that are not padding."""
+        raise NotImplementedError
+
     def nats(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array, Targets]:
         """Per position: nats float32 [B, T] (0 where nothing is predicted) and whether the target
         was the likeliest id, bool [B, T]; and the targets."""
-        logits = self.logits(params, batch)
         targets = self.targets(batch)
-        chosen = jnp.take_along_axis(logits, targets.ids[..., None], axis=-1)[..., 0]
-        nats = jax.nn.logsumexp(logits, axis=-1) - chosen
-        correct = (chosen >= jnp.max(logits, axis=-1)) & targets.mask
-        return jnp.where(targets.mask, nats, 0.0), correct, targets
+        return *cross_entropy(self.logits(params, batch), targets), targets
 
     def loss(self, params: Params, batch: Batch) -> Sums:
         """The sums whose ratio nats / targets training minimises."""
@@ -119,6 +128,15 @@ class LanguageModel:
             words=self.words(batch).astype(jnp.float32),
             correct=total(correct),
         )
+
+
+def cross_entropy(logits: jax.Array, targets: Targets) -> tuple[jax.Array, jax.Array]:
+    """float32 logits [B, T, ids] -> nats float32 [B, T], 0 where nothing is predicted, and whether
+    the target was the likeliest id, bool [B, T]."""
+    chosen = jnp.take_along_axis(logits, targets.ids[..., None], axis=-1)[..., 0]
+    nats = jax.nn.logsumexp(logits, axis=-1) - chosen
+    correct = (chosen >= jnp.max(logits, axis=-1)) & targets.mask
+    return jnp.where(targets.mask, nats, 0.0), correct
 
 
 def next_ids(ids: jax.Array, segment: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple, Protocol
 
 import numpy as np
+
+from hat.errors import UserError
+from hat.text import split_loop, split_tables, unicode_classes, word_rule
+from hat.text.split_tables import SplitTables
+from hat.text.utf8 import BREAKING_BYTE, byte_automaton
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +49,10 @@ class Revealed(NamedTuple):
 class Stream(Protocol):
     def push(self, byte: int) -> Revealed: ...
 
+    def finish(self) -> tuple[int, ...]:
+        """The starts that only the end of the data reveals."""
+        ...
+
 
 class Splitter(Protocol):
     name: str  # enters the corpus fingerprint and the checkpoint
@@ -56,3 +66,187 @@ class Splitter(Protocol):
         """The same rule, one byte at a time: the union of all revealed starts, plus those that
         only the end of the data reveals, is Split.starts; known is equal byte for byte."""
         ...
+
+
+class _TableSplitter:
+    """What the rules over character classes have in common: they run from tables."""
+
+    rule: str
+    max_word_bytes: int
+    causality = BYTE_CAUSAL
+
+    def __post_init__(self) -> None:
+        if self.max_word_bytes < 1:
+            raise UserError(
+                f"splitter {self.rule!r}: a word of at most {self.max_word_bytes} bytes cannot "
+                "be; give at least 1"
+            )
+
+    @property
+    def name(self) -> str:
+        unicode = unicode_classes.UNICODE_VERSION
+        return f"{self.rule}-v1-unicode{unicode}-max{self.max_word_bytes}"
+
+    @property
+    def tables(self) -> SplitTables:
+        """The rule as integer arrays, for `split_tables.step`, on the host or on a device."""
+        return _tables(self.rule, self.max_word_bytes)
+
+    def split(self, data: np.ndarray) -> Split:
+        return Split(
+            *split_loop.split_bytes(_packed(self.rule, self.max_word_bytes), _checked(data))
+        )
+
+    def stream(self) -> Stream:
+        return _TableStream(self.tables)
+
+
+@dataclasses.dataclass(frozen=True)
+class WordRule(_TableSplitter):
+    """The word rule of the HAT models (arXiv 2603.15953; word_rule.py has the rule), on Unicode
+    16.0, with words of at most `max_word_bytes` bytes.
+
+    Bytes. A longer word is cut at the last character boundary within the limit; only a character
+    that is longer than the limit is itself cut. An invalid byte is a character by itself, of the
+    class of U+FFFD (utf8.py). Any bytes can be split, and joining the words gives them back.
+
+    Causality. Starts are those of the causal reading: a word starts at character i iff the last
+    word of the rule applied to text[:i + 1] is that character alone. `known` is exact: word k is
+    counted at byte t iff its end is the same in every continuation of data[:t + 1] (to the byte
+    for limits of at least 4; below, a cut inside a character counts once that is complete). A
+    newline closes its word at once, a word before a Chinese character is known to be complete
+    at that character's first byte wherever no combining mark begins with it, and a word at its
+    limit as soon as nothing that fits could still join.
+
+    Against the published rule (hat-splitter 0.1.10) the starts are equal but for three kinds of
+    text in which that rule looks ahead, and takes a start back that the causal reading keeps:
+      1. digit, U+2044, digit (combining marks and joiners allowed between): U+2044 starts a word
+         here, while the published rule joins the three once it has seen the last. The same
+         happens where a joiner and a pictograph follow U+2044.
+      2. one space, one or more U+202F, then a letter, digit, Katakana, connector punctuation or
+         combining mark: U+202F turns from white space, a word of its own, into part of the word.
+      3. one space, then a tab, U+00A0 or U+2007, then a combining mark, format character or
+         joiner: the same.
+    """
+
+    max_word_bytes: int = 100
+    rule = "words"
+
+
+@dataclasses.dataclass(frozen=True)
+class WhitespaceRule(_TableSplitter):
+    """The rule of the 2025 paper (arXiv 2501.10322): a word is a run of other characters with all
+    the white space (Unicode White_Space) after it. White space that opens the data is a word.
+    Limits and invalid bytes are as in WordRule; `known` is exact in the same sense."""
+
+    max_word_bytes: int = 100
+    rule = "whitespace"
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedStride:
+    """Words of exactly `stride` bytes, the last one excepted: the patches of MegaByte
+    (arXiv 2305.07185). The last byte of a word closes it."""
+
+    stride: int
+    causality = BYTE_CAUSAL
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise UserError(f"splitter 'stride': {self.stride} is no stride; give at least 1")
+
+    @property
+    def name(self) -> str:
+        return f"stride-v1-{self.stride}"
+
+    def split(self, data: np.ndarray) -> Split:
+        index = np.arange(len(_checked(data)), dtype=np.int32)
+        return Split(index % self.stride == 0, (index + 1) // self.stride)
+
+    def stream(self) -> Stream:
+        return _StrideStream(self.stride)
+
+
+_SPECS = "'words', 'words:MAX_BYTES', 'whitespace', 'whitespace:MAX_BYTES', 'stride:BYTES'"
+
+
+def make_splitter(spec: str) -> Splitter:
+    """The splitter that a config names, such as "words", "words:64" or "stride:8"."""
+    rule, colon, argument = spec.partition(":")
+    makers = {"words": WordRule, "whitespace": WhitespaceRule, "stride": FixedStride}
+    number_missing = bool(colon) != bool(argument) or (rule == "stride" and not argument)
+    number_wrong = argument and not (argument.isascii() and argument.isdigit())
+    if rule not in makers or number_missing or number_wrong:
+        raise UserError(f"splitter {spec!r} is not known; choose one of {_SPECS}")
+    return makers[rule](int(argument)) if argument else makers[rule]()
+
+
+@functools.cache
+def _tables(rule: str, max_word_bytes: int) -> SplitTables:
+    words, characters = _automata(rule)
+    return split_tables.compile_tables(words, characters, max_word_bytes)
+
+
+@functools.cache
+def _packed(rule: str, max_word_bytes: int) -> split_loop.PackedTables:
+    return split_loop.pack(_tables(rule, max_word_bytes))
+
+
+@functools.cache
+def _automata(rule: str):
+    runs = unicode_classes.load()
+    words = word_rule.automaton(*word_rule.RULES[rule], runs.classes)
+    class_of = words.merged[unicode_classes.class_of_code_points(runs)]
+    return words, byte_automaton(class_of, int(class_of[unicode_classes.REPLACEMENT]))
+
+
+def _checked(data: np.ndarray) -> np.ndarray:
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 1:
+        raise TypeError(f"expected bytes as a 1-d uint8 array, got {type(data).__name__} {data!r}")
+    return np.ascontiguousarray(data)
+
+
+class _TableStream:
+    def __init__(self, tables: SplitTables):
+        self._tables = tables
+        self._state = split_tables.initial_state(int(tables.max_word_bytes))
+        self._index = 0  # of the next byte
+        self._reported = 0  # starts in complete characters
+        self._next_unrevealed = 0  # smallest index whose start would be news
+
+    def push(self, byte: int) -> Revealed:
+        starts, closed = self._read(byte)
+        self._reported += len(starts)
+        first_pending = self._index - int(self._tables.pending[self._state.byte])
+        if closed and first_pending < self._index:
+            starts.append(first_pending)  # certain before the character is complete
+        news = tuple(start for start in starts if start >= self._next_unrevealed)
+        if news:
+            self._next_unrevealed = news[-1] + 1
+        return Revealed(news, self._reported - 1 + closed)
+
+    def finish(self) -> tuple[int, ...]:
+        end = self._index
+        starts, _ = self._read(BREAKING_BYTE)
+        return tuple(start for start in starts if self._next_unrevealed <= start < end)
+
+    def _read(self, byte: int) -> tuple[list[int], int]:
+        self._state, (mask, closed) = split_tables.step(self._tables, self._state, byte)
+        starts = [self._index - back for back in (3, 2, 1, 0) if int(mask) >> back & 1]
+        self._index += 1
+        return starts, int(closed)
+
+
+class _StrideStream:
+    def __init__(self, stride: int):
+        self._stride = stride
+        self._index = 0
+
+    def push(self, byte: int) -> Revealed:
+        start = self._index
+        self._index += 1
+        starts = (start,) if start % self._stride == 0 else ()
+        return Revealed(starts, self._index // self._stride)
+
+    def finish(self) -> tuple[int, ...]:
+        return ()
