@@ -1,0 +1,33 @@
+"""The other baseline of quickstart.py: a flat Llama over bytes."""
+
+import dataclasses
+from pathlib import Path
+
+from hat.config import load
+from hat.models.layers import StackConfig
+from hat.models.llama import LlamaConfig
+from hat.training.experiment import Experiment
+
+
+def config() -> Experiment:
+    quickstart = load(Path(__file__).with_name("quickstart.py"))
+    return Experiment(
+        name="quickstart_bytes",
+        model=LlamaConfig(
+            stack=StackConfig(
+                hidden_size=128,
+                num_layers=6,
+                num_heads=2,
+                intermediate_size=352,
+                window=128,
+                qk_norm=True,
+                residual_init=0.0,
+            ),
+            num_tokens=256,
+            embedding_std=1.0,
+            dtype="float32",
+            scan_layers=False,
+        ),
+        data=dataclasses.replace(quickstart.data, tokenizer="bytes"),
+        training=quickstart.training,
+    )

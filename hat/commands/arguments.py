@@ -1,0 +1,29 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from hat.config import load, override
+
+
+def add_experiment(parser: argparse.ArgumentParser) -> None:
+    """CONFIG and --set, for `read_experiment`."""
+    parser.add_argument("config", metavar="CONFIG",
+                        help="a Python file that defines config(), such as configs/quickstart.py")
+    parser.add_argument("--set", metavar="A.B=C", nargs="+", action="extend", default=[],
+                        help="change fields of the config, such as training.seed=1")
+
+
+def read_experiment(arguments: argparse.Namespace) -> Any:
+    """The experiment of CONFIG with --set applied."""
+    return override(load(arguments.config), arguments.set)
+
+
+def positive_int(text: str) -> int:
+    """An int above 0."""
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value

@@ -1,0 +1,55 @@
+"""A trained run, loaded from the folder that `hat train` wrote.
+
+The one file of `hat.inference` that reads what `hat.training` wrote.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from hat.models.model import LanguageModel, Params
+from hat.text.splitters import Splitter, make_splitter
+from hat.text.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
+from hat.training.checkpoints import Checkpoints
+from hat.training.experiment import Experiment
+from hat.training.run_folder import read_experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A model with its parameters and the rule that makes ids of bytes: the splitter of a HAT
+    (tokenizer None), or the tokenizer of a Llama (splitter None)."""
+
+    experiment: Experiment
+    model: LanguageModel
+    params: Params
+    splitter: Splitter | None
+    tokenizer: Tokenizer | None
+
+    @property
+    def rule(self) -> Splitter | Tokenizer:
+        return self.tokenizer if self.splitter is None else self.splitter
+
+
+def load_run(path: str | Path) -> Run:
+    """The newest checkpoint of the run at `path`; a subword run keeps its tokenizer there too.
+
+    Changes nothing on disk, so it may read a run that is still training. UserError: no such
+    folder, no config.json in it, an unreadable one, no checkpoint yet.
+    """
+    path = Path(path)
+    experiment = read_experiment(path)
+    model = experiment.model.build()
+    checkpoints = Checkpoints(path, read_only=True)
+    try:
+        params, _ = checkpoints.restore_params(model.abstract_params())
+    finally:
+        checkpoints.close()
+    data = experiment.data
+    splitter = tokenizer = None
+    if data.tokenizer is None:
+        splitter = make_splitter(data.splitter)
+    else:
+        tokenizer = ByteTokenizer() if data.tokenizer == "bytes" else load_tokenizer(path)
+    return Run(experiment, model, params, splitter, tokenizer)

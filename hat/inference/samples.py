@@ -1,0 +1,32 @@
+"""Texts for a person to read while a model trains: what `hat.training.loop.train` calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hat.inference.generation import generate_with
+from hat.inference.sampling import Sampling
+from hat.models.model import LanguageModel, Params
+from hat.text.splitters import make_splitter
+
+if TYPE_CHECKING:
+    from hat.data.corpus import Corpus
+    from hat.training.experiment import Experiment
+
+
+def sample_texts(
+    experiment: Experiment, model: LanguageModel, params: Params, corpus: Corpus
+) -> list[str]:
+    """The configured prompts (`training.samples`), each with its continuation; bytes that are no
+    UTF-8 are shown as U+FFFD. The random numbers are the same every time, so that what changes
+    between two calls is the model."""
+    config = experiment.training.samples
+    results = generate_with(
+        model,
+        params,
+        corpus.tokenizer or make_splitter(experiment.data.splitter),
+        [prompt.encode() for prompt in config.prompts],
+        num_bytes=config.max_bytes,
+        sampling=Sampling(config.temperature, top_p=config.top_p, seed=experiment.training.seed),
+    )
+    return [(result.prompt + result.text).decode("utf-8", "replace") for result in results]

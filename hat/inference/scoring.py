@@ -1,0 +1,216 @@
+"""How many nats a model needs for given documents: teacher-forced, every byte charged once.
+
+A document is cut into pieces and rows as a training corpus is (`hat.text.rows`), each piece
+conditioned on BOS and its own beginning alone; the end of text is predicted and charged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from hat.errors import UserError
+from hat.inference.llama_session import Tokenizer
+from hat.models.hat import HatModel
+from hat.models.model import LanguageModel, Params
+from hat.text.ids import BOS, EOT, PAD
+from hat.text.rows import (
+    Packer,
+    Row,
+    Specials,
+    Units,
+    empty_row,
+    expand_tokens,
+    expand_words,
+    word_units,
+)
+from hat.text.splitters import BYTE_CAUSAL, Splitter
+
+if TYPE_CHECKING:  # a run is loaded from training's files; scoring itself needs none of them
+    from hat.inference.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class DocumentScore:
+    """nats float32 [n + 1]: of every id of the document in order (bytes of a HAT, tokens of a
+    Llama), then of its end. words: how many words, or tokens, the rule made of it."""
+
+    nats: np.ndarray
+    words: int
+
+
+def bits_per_byte(run: Run, paths: Sequence[str | Path], *, batch_size: int = 8) -> dict[str, Any]:
+    """Scores files, each of them one document, in rows as long as those of training.
+
+    Returns nats, bytes, bits_per_byte, words and bytes_per_word of all together, and under
+    "files" a list of the same with each path. Words are tokens for a Llama. UserError: a file
+    that is missing, unreadable or empty; no file; a splitter whose boundaries look ahead.
+    """
+    if not paths:
+        raise UserError("no file to score; give at least one")
+    documents = [_read(Path(path)) for path in paths]
+    scores = score_documents(
+        run.model,
+        run.params,
+        run.rule,
+        documents,
+        row_length=run.experiment.data.row_length,
+        row_words=run.experiment.data.row_words,
+        batch_size=batch_size,
+        names=[str(path) for path in paths],
+    )
+    files = [
+        {"path": str(path), **_summary(len(document), [score])}
+        for path, document, score in zip(paths, documents, scores)
+    ]
+    return {"files": files, **_summary(sum(map(len, documents)), scores)}
+
+
+def score_documents(
+    model: LanguageModel,
+    params: Params,
+    rule: Splitter | Tokenizer,
+    documents: Sequence[bytes],
+    *,
+    row_length: int,
+    row_words: int,
+    batch_size: int = 8,
+    names: Sequence[str] | None = None,
+) -> list[DocumentScore]:
+    """The score of every document; rule: the splitter of a HAT, the tokenizer of a Llama.
+
+    Rows of row_length ids and, for a HAT, row_words words go through the model batch_size at a
+    time; pieces are packed into them in the order of the documents. names: of the documents, for
+    error messages. UserError: a word longer than a row; a splitter that looks ahead.
+    """
+    names = names or [f"document {i}" for i in range(len(documents))]
+    rows_class = _WordRows if isinstance(model, HatModel) else _TokenRows
+    rows = rows_class(rule, row_length, row_words)
+    cut = [rows.cut(document, name) for document, name in zip(documents, names)]
+    pieces = [piece for _, its_pieces in cut for piece in its_pieces]
+    nats = (
+        piece
+        for batch in _batches(_pack_in_order(pieces, rows), batch_size, rows)
+        for piece in _piece_nats(model, params, batch, rows)
+    )
+    return [
+        DocumentScore(np.concatenate([next(nats) for _ in its_pieces]), words)
+        for words, its_pieces in cut
+    ]
+
+
+class _WordRows:
+    """Rows of a HAT."""
+
+    def __init__(self, splitter: Splitter, length: int, words: int):
+        if splitter.causality != BYTE_CAUSAL:
+            raise UserError(
+                f"splitter {splitter.name} is not byte-causal (it is {splitter.causality.kind}): "
+                "its word boundaries tell of bytes to come, so nats under it are no code length"
+            )
+        self._splitter, self.length, self.words = splitter, length, words
+        self.empty = empty_row(has_words=True)
+
+    def cut(self, document: bytes, name: str) -> tuple[int, list[Row]]:
+        """The number of words of a document, and its pieces in order."""
+        data = np.frombuffer(document, np.uint8)
+        split = self._splitter.split(data)
+        packer = Packer(self.length, self.words, Specials(BOS, EOT, PAD))
+        rows = packer.add(word_units(data, split, name=name)) + packer.finish()
+        return int(split.starts.sum()), rows
+
+    def expand(self, row: Row) -> dict[str, np.ndarray]:
+        return expand_words(row, self.length, self.words)
+
+
+class _TokenRows:
+    """Rows of a Llama: every token counts as a word, and rows have as many as they have ids."""
+
+    def __init__(self, tokenizer: Tokenizer, length: int, words: int):
+        self._tokenizer, self.length, self.words = tokenizer, length, length
+        self.empty = empty_row(has_words=False)
+
+    def cut(self, document: bytes, name: str) -> tuple[int, list[Row]]:
+        """The number of tokens of a document, and its pieces in order."""
+        tokenizer = self._tokenizer
+        ids = tokenizer.encode(document)
+        packer = Packer(self.length, None, Specials(tokenizer.bos, tokenizer.eot, tokenizer.pad))
+        return len(ids), packer.add(Units(ids, name=name)) + packer.finish()
+
+    def expand(self, row: Row) -> dict[str, np.ndarray]:
+        lengths = self._tokenizer.byte_lengths
+        return expand_tokens(row, self.length, lengths, self._tokenizer.pad)
+
+
+_Rows = _WordRows | _TokenRows
+
+
+def _pack_in_order(pieces: list[Row], rows: _Rows) -> Iterator[list[Row]]:
+    """The pieces in order, as many to a row as fit both caps."""
+    row: list[Row] = []
+    free, free_words = rows.length, rows.words
+    for piece in pieces:
+        size = len(piece.ids)
+        size_words = size if piece.starts is None else int(piece.starts.sum())
+        if row and (size > free or size_words > free_words):
+            yield row
+            row, free, free_words = [], rows.length, rows.words
+        row.append(piece)
+        free, free_words = free - size, free_words - size_words
+    if row:
+        yield row
+
+
+def _batches(packed: Iterator[list[Row]], batch_size: int, rows: _Rows) -> Iterator[list[Row]]:
+    """The pieces of each row joined; batch_size rows at a time, the last ones empty."""
+    while batch := [_join(pieces) for pieces in itertools.islice(packed, batch_size)]:
+        yield batch + [rows.empty] * (batch_size - len(batch))
+
+
+def _join(pieces: list[Row]) -> Row:
+    fields = zip(*((piece.ids, piece.lengths, piece.starts, piece.lags) for piece in pieces))
+    return Row(*(None if field[0] is None else np.concatenate(field) for field in fields))
+
+
+def _piece_nats(model, params, batch: list[Row], rows: _Rows) -> Iterator[np.ndarray]:
+    """Nats float32 [n - 1] of what every piece of n ids predicts, piece by piece."""
+    expanded = [rows.expand(row) for row in batch]
+    arrays = {name: np.stack([row[name] for row in expanded]) for name in expanded[0]}
+    for row, nats in zip(batch, np.asarray(_nats(model, params, arrays))):
+        for end, size in zip(np.cumsum(row.lengths), row.lengths):
+            yield nats[end - size : end - 1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _nats(model: LanguageModel, params: Params, batch) -> jax.Array:
+    return model.nats(params, batch)[0]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give a readable file") from None
+    if not data:
+        raise UserError(f"{path} is empty: it has no bytes to score; give another file")
+    return data
+
+
+def _summary(num_bytes: int, scores: Sequence[DocumentScore]) -> dict[str, Any]:
+    nats = float(sum(score.nats.sum(dtype=np.float64) for score in scores))
+    words = sum(score.words for score in scores)
+    return {
+        "nats": nats,
+        "bytes": num_bytes,
+        "bits_per_byte": nats / math.log(2) / num_bytes,
+        "words": words,
+        "bytes_per_word": num_bytes / words,
+    }

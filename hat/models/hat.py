@@ -1,0 +1,406 @@
+"""The hierarchical autoregressive transformer: encoder, connector, backbone, decoder, head.
+
+Bytes to words and back (arXiv 2501.10322; the form with a skip connection and a learned pooling
+query of arXiv 2603.15953). A byte encoder reads the bytes in a sliding window, a connector pools
+the bytes of each word, a Llama backbone runs over the words, and a byte decoder continues the
+encoder's activations under the guidance of the last word that is known to be complete. No part
+lets a document see another, and no position sees a byte after it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from hat.errors import UserError
+from hat.models.flops import linear_flops, stack_flops
+from hat.models.layers import (
+    Block,
+    Linear,
+    RMSNorm,
+    StackConfig,
+    rope_table,
+    rotate,
+    run_stack,
+    stack_attention,
+)
+from hat.models.model import (
+    Batch,
+    Embedding,
+    LanguageModel,
+    Params,
+    Stage,
+    Targets,
+    cross_entropy,
+    next_ids,
+    score_ids,
+)
+
+NUM_BYTES = 256
+EOT = 257  # the one special id that is predicted
+
+
+@dataclasses.dataclass(frozen=True)
+class ConnectorConfig:
+    """Cross-attention of one learned query over the bytes of a word."""
+
+    hidden_size: int  # all heads together
+    num_heads: int
+    qk_norm: bool = False
+
+    def __post_init__(self):
+        if self.hidden_size % (2 * self.num_heads):
+            raise UserError(
+                f"connector hidden_size {self.hidden_size} must be an even multiple of "
+                f"num_heads {self.num_heads}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class HatConfig:
+    """A HAT. d is the width of encoder and decoder, D that of the backbone.
+
+    guide: "earliest" conditions a byte on the last word known to be complete once it is read, and
+    is causal; "released" always on the word before its own, which in a word opened by a
+    multi-byte character looks ahead inside that character, as the published checkpoints do.
+    """
+
+    encoder: StackConfig
+    connector: ConnectorConfig
+    backbone: StackConfig
+    decoder: StackConfig
+    guide: Literal["earliest", "released"] = "earliest"
+    num_ids: int = 264
+    embedding_std: float = 0.02
+    guide_init: float = 1.0  # std factor of the guides' output projections
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of matrices and activations
+    scan_layers: bool = True
+    remat: Literal["none", "dots", "full"] = "none"
+
+    def __post_init__(self):
+        if self.encoder.hidden_size != self.decoder.hidden_size:
+            raise UserError(
+                f"decoder.hidden_size {self.decoder.hidden_size} must equal encoder.hidden_size "
+                f"{self.encoder.hidden_size}: the decoder continues the encoder's activations"
+            )
+        if self.num_ids < EOT + 1:
+            raise UserError(f"num_ids {self.num_ids} has no row for the end of text, id {EOT}")
+
+    def build(self) -> HatModel:
+        return HatModel(self)
+
+
+class Encoder(nnx.Module):
+    """Bytes [B, T] -> activations [B, T, d]; no norm at the end."""
+
+    def __init__(self, config: HatConfig, rngs):
+        self.config = config
+        stack = config.encoder
+        self.embedding = Embedding(
+            rngs, config.num_ids, stack.hidden_size, std=config.embedding_std
+        )
+        self.layers = Block(stack, rngs, stack=(stack.num_layers,))
+
+    def __call__(self, ids, segment, position) -> jax.Array:
+        config, stack = self.config, self.config.encoder
+        x = self.embedding(ids)
+        rope = rope_table(position, stack)
+        attention = stack_attention(stack, segment)
+        return run_stack(
+            lambda block, x: block(x, rope, attention),
+            self.layers,
+            x,
+            scan=config.scan_layers,
+            remat=config.remat,
+        )
+
+
+class Connector(nnx.Module):
+    """Pools the bytes of every word: one learned query, its heads' softmax within the word.
+
+    The query is rotated by the word's index and the keys by the bytes' (both within the
+    document), with the encoder's frequencies.
+    """
+
+    def __init__(self, config: HatConfig, rngs):
+        shape = config.connector
+        byte_size, word_size = config.encoder.hidden_size, config.backbone.hidden_size
+        self.num_heads = shape.num_heads
+        self.rope = dataclasses.replace(
+            config.encoder, head_dim=shape.hidden_size // shape.num_heads
+        )
+        self.query = nnx.Param(
+            jax.random.normal(rngs.params(), (word_size,)), logical=("embed",)
+        )
+        self.q = Linear(rngs, word_size, shape.hidden_size, ("embed", "heads"))
+        self.k = Linear(rngs, byte_size, shape.hidden_size, ("embed", "heads"))
+        self.v = Linear(rngs, byte_size, shape.hidden_size, ("embed", "heads"))
+        self.o = Linear(rngs, shape.hidden_size, word_size, ("heads", "embed"))
+        norm = dict(eps=config.encoder.norm_eps, axis=None)
+        self.q_norm = RMSNorm(self.rope.head_size, **norm) if shape.qk_norm else None
+        self.k_norm = RMSNorm(self.rope.head_size, **norm) if shape.qk_norm else None
+
+    def queries(self, word_position: jax.Array) -> jax.Array:
+        """Rotated queries [B, N, H, K] of words at the given indices int [B, N]."""
+        q = self.q(self.query[...].astype(self.q.kernel[...].dtype))
+        q = q.reshape(1, 1, self.num_heads, -1)
+        if self.q_norm is not None:
+            q = self.q_norm(q)
+        q = jnp.broadcast_to(q, (*word_position.shape, *q.shape[2:]))
+        return rotate(q, rope_table(word_position, self.rope))
+
+    def keys_values(self, x: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Rotated keys and values [B, T, H, K] of byte activations [B, T, d]."""
+        k = self.k(x).reshape(*x.shape[:2], self.num_heads, -1)
+        v = self.v(x).reshape(k.shape)
+        if self.k_norm is not None:
+            k = self.k_norm(k)
+        return rotate(k, rope_table(position, self.rope)), v
+
+    def __call__(self, x, position, word, word_position) -> jax.Array:
+        """x [B, T, d], word int [B, T] (N at padding) -> word embeddings [B, N, D]."""
+        q = self.queries(word_position)
+        k, v = self.keys_values(x, position)
+        num_words = word_position.shape[1]
+        inside = jnp.minimum(word, num_words - 1)
+        q = jnp.take_along_axis(q, inside[:, :, None, None], axis=1)
+        scores = jnp.sum(q.astype(jnp.float32) * k.astype(jnp.float32), axis=-1)
+        scores = scores / jnp.sqrt(jnp.float32(k.shape[-1]))
+        pooled = segment_softmax_pool(scores, v, word, num_words)
+        return self.o(pooled.reshape(*word_position.shape, -1))
+
+
+def segment_softmax_pool(scores, values, word, num_words: int) -> jax.Array:
+    """Softmax-weighted sums of the bytes of every word.
+
+    scores float32 [B, T, H], values [B, T, H, K], word int [B, T] non-decreasing along T, with
+    num_words at padding -> [B, N, H, K] in the dtype of values; words without bytes give 0.
+    """
+    batch, length, heads = scores.shape
+    # One flat, sorted segment index; every row has one more segment for its padding.
+    flat = (word + jnp.arange(batch)[:, None] * (num_words + 1)).reshape(-1)
+    count = batch * (num_words + 1)
+    segment = dict(num_segments=count, indices_are_sorted=True)
+    scores = scores.reshape(-1, heads)
+    top = jax.lax.stop_gradient(jax.ops.segment_max(scores, flat, **segment))
+    weights = jnp.exp(scores - top[flat])
+    total = jax.ops.segment_sum(weights, flat, **segment)
+    # Weights that sum to one per word, before the sum: a word without bytes has no quotient.
+    weights = weights / total[flat]
+    values = values.reshape(-1, *values.shape[2:])
+    pooled = jax.ops.segment_sum(weights[..., None].astype(values.dtype) * values, flat, **segment)
+    return pooled.reshape(batch, num_words + 1, *values.shape[1:])[:, :num_words]
+
+
+class Backbone(nnx.Module):
+    """Llama blocks over words [B, N, D]; no norm at the end."""
+
+    def __init__(self, config: HatConfig, rngs):
+        self.config = config
+        self.layers = Block(config.backbone, rngs, stack=(config.backbone.num_layers,))
+
+    def __call__(self, x, word_segment, word_position) -> jax.Array:
+        config = self.config
+        rope = rope_table(word_position, config.backbone)
+        attention = stack_attention(config.backbone, word_segment)
+        return run_stack(
+            lambda block, x: block(x, rope, attention),
+            self.layers,
+            x,
+            scan=config.scan_layers,
+            remat=config.remat,
+        )
+
+
+class DecoderLayer(nnx.Module):
+    """Adds the guide, then a Llama block.
+
+    The published layer attends from the bytes to one key, the guide; a softmax over one key is 1,
+    so it is the guide's norm, value and output projections, which here run once a word.
+    """
+
+    def __init__(self, config: HatConfig, rngs, *, stack=()):
+        byte_size, word_size = config.decoder.hidden_size, config.backbone.hidden_size
+        self.guide_norm = RMSNorm(word_size, eps=config.decoder.norm_eps, stack=stack)
+        self.guide_v = Linear(rngs, word_size, byte_size, ("embed", "heads"), stack=stack)
+        self.guide_o = Linear(
+            rngs, byte_size, byte_size, ("heads", "embed"), stack=stack, scale=config.guide_init
+        )
+        self.block = Block(config.decoder, rngs, stack=stack)
+
+    def guides(self, words: jax.Array) -> jax.Array:
+        """Backbone outputs [B, N, D] -> what is added to the bytes they guide, [B, N, d]."""
+        return self.guide_o(self.guide_v(self.guide_norm(words)))
+
+
+class Decoder(nnx.Module):
+    """Encoder activations [B, T, d] and guides -> [B, T, d]."""
+
+    def __init__(self, config: HatConfig, rngs):
+        self.config = config
+        stack = (config.decoder.num_layers,)
+        self.first_guide = nnx.Param(
+            jax.random.normal(rngs.params(), (config.backbone.hidden_size,)), logical=("embed",)
+        )
+        self.layers = DecoderLayer(config, rngs, stack=stack)
+
+    def guide_table(self, words: jax.Array) -> jax.Array:
+        """[B, N, D] -> [B, 1 + N, D]: the learned first guide before the words."""
+        first = self.first_guide[...].astype(words.dtype)
+        first = jnp.broadcast_to(first, (words.shape[0], 1, words.shape[2]))
+        return jnp.concatenate([first, words], axis=1)
+
+    def __call__(self, x, words, guide, segment, position) -> jax.Array:
+        """x [B, T, d], words [B, N, D], guide int [B, T] (a word, or -1 for the first guide)."""
+        config = self.config
+        rope = rope_table(position, config.decoder)
+        attention = stack_attention(config.decoder, segment)
+        table = self.guide_table(words)
+        index = (guide + 1)[:, :, None]
+
+        def layer(layer: DecoderLayer, x):
+            x = x + jnp.take_along_axis(layer.guides(table), index, axis=1)
+            return layer.block(x, rope, attention)
+
+        return run_stack(layer, self.layers, x, scan=config.scan_layers, remat=config.remat)
+
+
+class Head(nnx.Module):
+    """RMSNorm and an untied projection: [B, T, d] -> float32 logits [B, T, ids]."""
+
+    def __init__(self, config: HatConfig, rngs):
+        size = config.decoder.hidden_size
+        self.norm = RMSNorm(size, eps=config.decoder.norm_eps)
+        self.projection = Linear(rngs, size, config.num_ids, ("embed", "vocab"))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.projection.kernel[...]
+        ids = jnp.arange(kernel.shape[-1])
+        return score_ids(self.norm(x), kernel, (ids < NUM_BYTES) | (ids == EOT))
+
+
+class Hat(nnx.Module):
+    def __init__(self, config: HatConfig, rngs):
+        self.config = config
+        self.encoder = Encoder(config, rngs)
+        self.connector = Connector(config, rngs)
+        self.backbone = Backbone(config, rngs)
+        self.decoder = Decoder(config, rngs)
+        self.head = Head(config, rngs)
+
+    def __call__(self, batch: Batch) -> jax.Array:
+        """A batch of rows (`hat.text.rows`) -> logits float32 [B, T, ids]."""
+        segment, position, word = batch["segment"], batch["position"], batch["word"]
+        word_segment, word_position = batch["word_segment"], batch["word_position"]
+        x = self.encoder(batch["bytes"], segment, position)
+        words = self.connector(x, position, word, word_position)
+        words = self.backbone(words, word_segment, word_position)
+        guide = batch["guide"]
+        if self.config.guide == "released":
+            guide = previous_word(word, word_position)
+        x = self.decoder(x, words, guide, segment, position)
+        return self.head(x)
+
+
+def previous_word(word: jax.Array, word_position: jax.Array) -> jax.Array:
+    """The guides of the released models, int [B, T]: the word before a byte's own, -1 for none."""
+    inside = jnp.minimum(word, word_position.shape[1] - 1)
+    first = jnp.take_along_axis(word_position, inside, axis=1) == 0
+    return jnp.where(first, -1, inside - 1)
+
+
+class HatModel(LanguageModel):
+    parts = ("encoder", "connector", "backbone", "decoder", "head")
+
+    def __init__(self, config: HatConfig):
+        super().__init__(config, Hat)
+
+    def logits(self, params: Params, batch: Batch) -> jax.Array:
+        return self.module(params)(batch)
+
+    def targets(self, batch: Batch) -> Targets:
+        ids, mask = next_ids(batch["bytes"], batch["segment"])
+        return Targets(ids, mask, (ids < NUM_BYTES).astype(jnp.int32))
+
+    def words(self, batch: Batch) -> jax.Array:
+        return jnp.sum(batch["word_segment"] > 0)
+
+    def stages(self, params: Params, batch: Batch) -> dict[str, Stage]:
+        ids, segment, position = batch["bytes"], batch["segment"], batch["position"]
+        word, word_position = batch["word"], batch["word_position"]
+
+        def encoder(params):
+            return self.module(params).encoder(ids, segment, position)
+
+        def connector(params, x):
+            return self.module(params).connector(x, position, word, word_position)
+
+        def backbone(params, words):
+            return self.module(params).backbone(words, batch["word_segment"], word_position)
+
+        def decoder(params, x, words):
+            return self.module(params).decoder(x, words, batch["guide"], segment, position)
+
+        def head(params, x):
+            logits = self.module(params).head(x)
+            return cross_entropy(logits, self.targets(batch))[0]
+
+        x = encoder(params)
+        words = connector(params, x)
+        return {
+            "encoder": (encoder, ()),
+            "connector": (connector, (x,)),
+            "backbone": (backbone, (words,)),
+            "decoder": (decoder, (x, words)),
+            "head": (head, (x,)),
+        }
+
+    def batch_flops(self, batch: Batch) -> dict[str, float]:
+        segment, word_segment = np.asarray(batch["segment"]), np.asarray(batch["word_segment"])
+        documents = max(int(segment.max(axis=1).sum()), 1)
+        num_bytes, num_words = int((segment > 0).sum()), int((word_segment > 0).sum())
+        return self.flops(
+            num_bytes=num_bytes,
+            num_words=num_words,
+            context_bytes=num_bytes / documents,
+            context_words=num_words / documents,
+        )
+
+    def released_parameter_counts(self) -> dict[str, int]:
+        """Parameters of every part in the released layout.
+
+        It has 256 ids, and the decoder's cross-attention keeps query and key projections, a norm
+        of the query and, with QK-norm, of both heads, none of which can change the output.
+        """
+        config = self.config
+        counts = self.parameter_counts()
+        rows = (config.num_ids - NUM_BYTES) * config.encoder.hidden_size
+        byte_size, word_size = config.decoder.hidden_size, config.backbone.hidden_size
+        dead = byte_size * byte_size + word_size * byte_size + byte_size
+        if config.decoder.qk_norm:
+            dead += 2 * config.decoder.head_size
+        counts["encoder"] -= rows
+        counts["head"] -= rows
+        counts["decoder"] += config.decoder.num_layers * dead
+        return counts
+
+    def flops(self, *, num_bytes, num_words, context_bytes, context_words) -> dict[str, float]:
+        """Forward FLOPs of every part for num_bytes byte and num_words word positions, in
+        documents (or pieces) of context_bytes bytes and context_words words on average."""
+        config = self.config
+        d, wide = config.encoder.hidden_size, config.backbone.hidden_size
+        pooled = config.connector.hidden_size
+        connector_byte = 2 * linear_flops(d, pooled) + 4.0 * pooled  # keys, values; scores, sum
+        guide = config.decoder.num_layers * (linear_flops(wide, d) + linear_flops(d, d))
+        return {
+            "encoder": num_bytes * stack_flops(config.encoder, context_bytes),
+            "connector": num_bytes * connector_byte + num_words * linear_flops(pooled, wide),
+            "backbone": num_words * stack_flops(config.backbone, context_words),
+            "decoder": num_bytes * stack_flops(config.decoder, context_bytes) + num_words * guide,
+            "head": num_bytes * linear_flops(d, config.num_ids),
+        }

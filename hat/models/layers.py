@@ -1,0 +1,244 @@
+"""The parts of a Llama block, and the scanned stack of blocks.
+
+Every parameter is an `nnx.Param` with the logical names of its axes as metadata; a stack holds
+one block whose parameters have a leading "layers" axis. Kernels are [in, out].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from hat.errors import UserError
+from hat.models.attention import attend
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """The Llama 3.1 rule that stretches slow rotations for long contexts."""
+
+    factor: float = 8.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_positions: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class StackConfig:
+    """A stack of Llama blocks: pre-norm attention with rotary positions, then SwiGLU."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    num_kv_heads: int | None = None  # None: as many as query heads
+    head_dim: int | None = None  # None: hidden_size / num_heads
+    window: int | None = None  # positions a query sees, itself included; None: all before it
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-5
+    qk_norm: bool = False  # RMSNorm of every query and key head, before the rotation
+    logit_softcap: float | None = None
+    qkv_bias: bool = False
+    residual_init: float | None = None  # std factor of residual outputs; None: (2 layers)^-1/2
+
+    def __post_init__(self):
+        if self.hidden_size % self.num_heads and self.head_dim is None:
+            raise UserError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; "
+                "change one or set head_dim"
+            )
+        if self.num_heads % self.kv_heads:
+            raise UserError(
+                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}"
+            )
+        if self.head_size % 2:
+            raise UserError(f"head_dim {self.head_size} is odd; rotary positions need pairs")
+        if self.window is not None and self.window < 1:
+            raise UserError(f"window {self.window} must be at least 1, or none for no window")
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim or self.hidden_size // self.num_heads
+
+    @property
+    def residual_scale(self) -> float:
+        if self.residual_init is not None:
+            return self.residual_init
+        return (2 * self.num_layers) ** -0.5
+
+
+class Linear(nnx.Module):
+    """x [..., in] -> x @ kernel (+ bias) [..., out]; kernel ~ N(0, scale^2 / in)."""
+
+    def __init__(self, rngs, in_size, out_size, axes, *, stack=(), scale=1.0, bias=False):
+        kernel = jax.random.normal(rngs.params(), (*stack, in_size, out_size))
+        self.kernel = nnx.Param(kernel * (scale / math.sqrt(in_size)), logical=_axes(stack, axes))
+        if bias:
+            self.bias = nnx.Param(
+                jnp.zeros((*stack, out_size)), logical=_axes(stack, axes[-1:])
+            )
+        else:
+            self.bias = None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x @ self.kernel[...].astype(x.dtype)
+        return x if self.bias is None else x + self.bias[...].astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale over the last axis, in float32, back in the dtype of x."""
+
+    def __init__(self, size, *, eps=1e-5, axis="embed", stack=()):
+        self.scale = nnx.Param(jnp.ones((*stack, size)), logical=_axes(stack, (axis,)))
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        return (y * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+
+
+def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> jax.Array:
+    """Radians per position of every rotated pair, float32 [head_dim / 2]."""
+    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    if scaling is None:
+        return frequencies
+    # Llama 3.1: wavelengths beyond the old context are stretched by `factor`, short ones are
+    # kept, and those between go over linearly in the number of turns within the old context.
+    turns = scaling.original_max_positions * frequencies / (2 * math.pi)
+    keep = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    keep = jnp.clip(keep, 0.0, 1.0)
+    return keep * frequencies + (1 - keep) * frequencies / scaling.factor
+
+
+def rope_table(positions: jax.Array, config: StackConfig) -> tuple[jax.Array, jax.Array]:
+    """cos and sin, float32 [B, T, 1, head_dim / 2], of positions int [B, T]."""
+    frequencies = rope_frequencies(config.head_size, config.rope_theta, config.rope_scaling)
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rotary positions in the half-split form: x [B, T, H, K], pairs (i, i + K / 2)."""
+    cos, sin = table
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Grouped-query self-attention with rotary positions, optional QK-norm and soft-cap."""
+
+    def __init__(self, config: StackConfig, rngs, *, stack=()):
+        self.config = config
+        hidden, size, bias = config.hidden_size, config.head_size, config.qkv_bias
+        heads, groups = config.num_heads * size, config.kv_heads * size
+        self.q = Linear(rngs, hidden, heads, ("embed", "heads"), stack=stack, bias=bias)
+        self.k = Linear(rngs, hidden, groups, ("embed", "kv_heads"), stack=stack, bias=bias)
+        self.v = Linear(rngs, hidden, groups, ("embed", "kv_heads"), stack=stack, bias=bias)
+        self.o = Linear(
+            rngs, heads, hidden, ("heads", "embed"), stack=stack, scale=config.residual_scale
+        )
+        norm = dict(eps=config.norm_eps, axis=None, stack=stack)
+        self.q_norm = RMSNorm(size, **norm) if config.qk_norm else None
+        self.k_norm = RMSNorm(size, **norm) if config.qk_norm else None
+
+    def project(self, x: jax.Array, rope) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """x [B, T, d] -> rotated q [B, T, H, K] and k [B, T, G, K], and v [B, T, G, K]."""
+
+        def heads(y):
+            return y.reshape(*y.shape[:2], -1, self.config.head_size)
+
+        q, k, v = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return rotate(q, rope), rotate(k, rope), v
+
+    def output(self, heads: jax.Array) -> jax.Array:
+        """[B, T, H, K] -> [B, T, d]."""
+        return self.o(heads.reshape(*heads.shape[:2], -1))
+
+
+class SwiGLU(nnx.Module):
+    """down(silu(gate(x)) * up(x)) for x [B, T, d]."""
+
+    def __init__(self, config: StackConfig, rngs, *, stack=()):
+        hidden, inner = config.hidden_size, config.intermediate_size
+        self.gate = Linear(rngs, hidden, inner, ("embed", "mlp"), stack=stack)
+        self.up = Linear(rngs, hidden, inner, ("embed", "mlp"), stack=stack)
+        self.down = Linear(
+            rngs, inner, hidden, ("mlp", "embed"), stack=stack, scale=config.residual_scale
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+# Attention over given projections: q [B, T, H, K], k and v [B, T, G, K] -> [B, T, H, K].
+# Training passes `attend`; generation passes a function that reads and writes a cache.
+AttentionFunction = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+class Block(nnx.Module):
+    """x [B, T, d] -> x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: StackConfig, rngs, *, stack=()):
+        self.attention_norm = RMSNorm(config.hidden_size, eps=config.norm_eps, stack=stack)
+        self.attention = Attention(config, rngs, stack=stack)
+        self.mlp_norm = RMSNorm(config.hidden_size, eps=config.norm_eps, stack=stack)
+        self.mlp = SwiGLU(config, rngs, stack=stack)
+
+    def __call__(self, x: jax.Array, rope, attention: AttentionFunction) -> jax.Array:
+        q, k, v = self.attention.project(self.attention_norm(x), rope)
+        x = x + self.attention.output(attention(q, k, v))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+def stack_attention(config: StackConfig, segment: jax.Array) -> AttentionFunction:
+    """The attention of a whole row: causal, windowed, inside segments [B, T]."""
+
+    def attention(q, k, v):
+        return attend(
+            q, k, v, segment=segment, window=config.window, softcap=config.logit_softcap
+        )
+
+    return attention
+
+
+REMAT_POLICIES = {  # besides "none": what the forward pass may keep
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def run_stack(apply, layers: nnx.Module, x, *, scan=True, remat="none"):
+    """Runs `x = apply(layer, x)` through a stack, along the leading axis of its parameters.
+
+    layers: a module whose parameters are [L, ...]; scan: compile one body for all layers instead
+    of one body each; remat: what the backward pass recomputes, a key of REMAT_POLICIES.
+    """
+    graph, params = nnx.split(layers)
+
+    def body(x, layer_params):
+        return apply(nnx.merge(graph, layer_params), x)
+
+    if remat != "none":
+        body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
+    if scan:
+        return jax.lax.scan(lambda x, p: (body(x, p), None), x, params)[0]
+    for i in range(jax.tree.leaves(params)[0].shape[0]):
+        x = body(x, jax.tree.map(lambda leaf: leaf[i], params))
+    return x
+
+
+def _axes(stack, axes):
+    return ("layers",) * len(stack) + tuple(axes)

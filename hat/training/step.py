@@ -1,0 +1,86 @@
+"""The state of training and the one function that advances it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hat.models.model import Batch, LanguageModel, Params, Sums
+from hat.training.config import OptimizerConfig
+from hat.training.objectives import language_modelling
+from hat.training.optimizer import clip_by_global_norm, multipliers, zero_frozen
+
+
+class TrainState(NamedTuple):
+    """All that a step changes, a plain pytree."""
+
+    step: jax.Array  # int32 []: batches read, skipped steps included
+    params: Params  # float32
+    opt_state: optax.OptState
+
+
+class StepMetrics(NamedTuple):
+    """What a step reports, float32 [] on the device: fetch it a step later, not at once."""
+
+    sums: Sums  # before the update
+    grad_norm: jax.Array  # before clipping, of the mean loss per target
+    finite: jax.Array  # bool: whether the update was applied
+
+
+def init_state(model: LanguageModel, optimizer: optax.GradientTransformation, key) -> TrainState:
+    """A fresh state. Jit it with out_shardings, so that nothing is ever whole on one device."""
+    params = model.init(key)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def sum_gradients(model, params, batch, accumulation_steps: int) -> tuple[Params, Sums]:
+    """Gradients of the total nats over the batch, and its sums, in `accumulation_steps` pieces."""
+    gradient = jax.grad(language_modelling, argnums=1, has_aux=True)
+    if accumulation_steps == 1:
+        return gradient(model, params, batch)
+
+    def microbatches(x):  # every device keeps rows of its own in every piece
+        x = x.reshape(x.shape[0] // accumulation_steps, accumulation_steps, *x.shape[1:])
+        return jnp.swapaxes(x, 0, 1)
+
+    def add(total, batch):
+        return jax.tree.map(jnp.add, total, gradient(model, params, batch)), None
+
+    zeros = jax.tree.map(jnp.zeros_like, params), Sums(*[jnp.zeros(())] * len(Sums._fields))
+    return jax.lax.scan(add, zeros, jax.tree.map(microbatches, batch))[0]
+
+
+def train_step(
+    model: LanguageModel,
+    optimizer: optax.GradientTransformation,
+    config: OptimizerConfig,
+    accumulation_steps: int,
+    state: TrainState,
+    batch: Batch,
+    learning_rate: jax.Array,
+) -> tuple[TrainState, StepMetrics]:
+    """One optimizer step on a global batch of rows [B, ...], at the given learning rate.
+
+    The gradient is that of nats per target: totals over everything, divided once. A step whose
+    loss or gradient is not finite leaves parameters and optimizer untouched and says so.
+    """
+    grads, sums = sum_gradients(model, state.params, batch, accumulation_steps)
+    grads = jax.tree.map(lambda g: g / jnp.maximum(sums.targets, 1.0), grads)
+    grads = zero_frozen(config, grads, state.step)
+    grads, norm = clip_by_global_norm(grads, config.clip_norm)
+    finite = jnp.isfinite(norm) & jnp.isfinite(sums.nats)
+
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    factors = multipliers(config, state.params, state.step)
+    params = jax.tree.map(
+        lambda p, u, f: p + (learning_rate * f) * u, state.params, updates, factors
+    )
+
+    def keep(new, old):
+        return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+    params, opt_state = keep(params, state.params), keep(opt_state, state.opt_state)
+    return TrainState(state.step + 1, params, opt_state), StepMetrics(sums, norm, finite)

@@ -1,0 +1,193 @@
+"""Small models, a small splitter and batches by the contract, for the tests of inference."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+
+from hat.models.hat import ConnectorConfig, HatConfig
+from hat.models.layers import StackConfig
+from hat.models.llama import LlamaConfig
+from hat.text.ids import BOS, EOT, PAD
+from hat.text.splitters import BYTE_CAUSAL, Revealed, Split, make_splitter
+
+WINDOW = 8
+
+
+def hat_config(**changes) -> HatConfig:
+    def stack(size, **more):
+        return StackConfig(
+            hidden_size=size, num_layers=2, num_heads=4, num_kv_heads=2,
+            intermediate_size=2 * size, residual_init=1.0, **more,
+        )
+
+    defaults = dict(
+        encoder=stack(16, window=WINDOW),
+        connector=ConnectorConfig(hidden_size=32, num_heads=2),
+        backbone=stack(32),
+        decoder=stack(16, window=WINDOW),
+        embedding_std=1.0,
+        dtype="float32",
+    )
+    return HatConfig(**{**defaults, **changes})
+
+
+def llama_config(**changes) -> LlamaConfig:
+    stack = StackConfig(
+        hidden_size=16, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=32,
+        residual_init=1.0, window=changes.pop("window", None),
+    )
+    defaults = dict(stack=stack, num_tokens=256, embedding_std=1.0, dtype="float32")
+    return LlamaConfig(**{**defaults, **changes})
+
+
+@functools.cache
+def built(config):
+    """The model of a config, and random parameters: norms and biases too, so that none of them
+    can be left out unseen. Drawn by numpy, as compiling `model.init` would take longer."""
+    model = config.build()
+    generator = np.random.default_rng(3)
+
+    def draw(path, leaf):
+        noise = generator.standard_normal(leaf.shape, np.float32)
+        kind = path[-1].key
+        if kind == "kernel":
+            return noise / np.sqrt(leaf.shape[-2], dtype=np.float32)
+        return {"scale": 1 + 0.2 * noise, "bias": 0.2 * noise}.get(kind, noise)
+
+    return model, jax.tree_util.tree_map_with_path(draw, model.abstract_params())
+
+
+class SmallSplitter:
+    """A rule with every kind of revelation: a word starts after a space or a newline, at every
+    character that is not ASCII and at every invalid byte.
+
+    A newline closes its word at once; other words end when the next one is known to start. A
+    multi-byte character is known only with its last byte, and a broken one reveals all its bytes
+    together with the byte that breaks it.
+    """
+
+    name = "small"
+    causality = BYTE_CAUSAL
+
+    def split(self, data: np.ndarray) -> Split:
+        stream = self.stream()
+        starts, known = np.zeros(len(data), bool), np.zeros(len(data), np.int32)
+        for t, byte in enumerate(data):
+            revealed = stream.push(int(byte))
+            starts[list(revealed.starts)] = True
+            known[t] = revealed.known
+        starts[stream.pending] = True  # an unfinished character is invalid bytes
+        return Split(starts, known)
+
+    def stream(self) -> SmallStream:
+        return SmallStream()
+
+
+class SmallStream:
+    def __init__(self):
+        self.length = 0
+        self.pending: list[int] = []  # indices of an unfinished character's bytes
+        self.missing = 0  # how many more it needs
+        self.opens = True  # whether the next ASCII byte starts a word
+        self.num_starts = 0
+        self.known = 0
+
+    def push(self, byte: int) -> Revealed:
+        index = self.length
+        self.length += 1
+        starts: list[int] = []
+        if self.missing and 0x80 <= byte < 0xC0:
+            self.pending.append(index)
+            self.missing -= 1
+            if self.missing == 0:
+                starts, self.pending, self.opens = self.pending[:1], [], False
+        else:
+            if self.missing:
+                starts, self.pending, self.missing, self.opens = self.pending, [], 0, True
+            if 0xC2 <= byte < 0xF5:
+                self.missing, self.pending = 1 + (byte >= 0xE0) + (byte >= 0xF0), [index]
+            elif self.opens or byte >= 0x80:
+                starts = [*starts, index]
+            self.opens = byte in b" \n"
+        self.num_starts += len(starts)
+        self.known = max(self.known, self.num_starts - 1 + (byte == 10))
+        return Revealed(tuple(starts), self.known)
+
+
+def splitters() -> list:
+    """The rule above, and every rule of the library; some with a cap that short texts reach."""
+    specs = ("words", "words:6", "whitespace:9", "stride:4")
+    return [SmallSplitter(), *map(make_splitter, specs)]
+
+
+class ByteTokens:
+    """A tokenizer of 256 tokens, the bytes."""
+
+    bos, eot, pad = BOS, EOT, PAD
+    byte_lengths = np.array([1] * 256 + [0] * 8, np.int32)
+
+    def encode(self, text: bytes) -> np.ndarray:
+        return np.frombuffer(text, np.uint8).astype(np.int32)
+
+    def token_bytes(self, id: int) -> bytes:
+        return bytes([id])
+
+
+def hat_batch(texts: list[bytes], splitter, length: int) -> dict[str, np.ndarray]:
+    """One document per row, by the contract of the batch: T = length ids, as many words."""
+    assert max(map(len, texts)) + 2 <= length
+    shape = (len(texts), length)
+    batch = {
+        "bytes": np.full(shape, PAD, np.int32),
+        "word": np.full(shape, length, np.int32),
+        "guide": np.full(shape, -1, np.int32),
+    }
+    for name in ("segment", "position", "word_segment", "word_position"):
+        batch[name] = np.zeros(shape, np.int32)
+    for row, text in enumerate(texts):
+        data = np.frombuffer(text, np.uint8)
+        split = splitter.split(data)
+        size, words = len(data) + 2, int(split.starts.sum()) + 2
+        batch["bytes"][row, :size] = [BOS, *text, EOT]
+        batch["segment"][row, :size] = 1
+        batch["position"][row, :size] = np.arange(size)
+        batch["word"][row, :size] = [0, *np.cumsum(split.starts), words - 1]
+        batch["guide"][row, :size] = [0, *split.known, words - 1]
+        batch["word_segment"][row, :words] = 1
+        batch["word_position"][row, :words] = np.arange(words)
+    return batch
+
+
+def token_batch(texts: list[bytes], length: int) -> dict[str, np.ndarray]:
+    """One document per row of byte tokens."""
+    batch = hat_batch(texts, SmallSplitter(), length)
+    return {
+        "tokens": batch["bytes"],
+        "segment": batch["segment"],
+        "position": batch["position"],
+        "token_bytes": (batch["bytes"] < 256).astype(np.int32),
+    }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def whole_nats(model, params, batch) -> jax.Array:
+    """Nats float32 [B, T] of one teacher-forced pass."""
+    return model.nats(params, batch)[0]
+
+
+def incremental_nats(session, texts: list[bytes], length: int) -> np.ndarray:
+    """The same from an open session, one id at a time; one row for each text."""
+    nats = np.zeros((len(texts), length), np.float32)
+    documents = [[BOS, *text, EOT] for text in texts]
+    for t in range(max(map(len, documents)) - 1):
+        going = np.array([t + 1 < len(document) for document in documents])
+        ids = [document[t] if more else PAD for document, more in zip(documents, going)]
+        targets = [document[t + 1] if more else 0 for document, more in zip(documents, going)]
+        logits = np.asarray(session.push(np.array(ids)), np.float64)
+        top = logits.max(axis=1, keepdims=True)
+        total = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
+        nats[:, t] = np.where(going, total - logits[np.arange(len(texts)), targets], 0)
+    return nats

@@ -1,0 +1,175 @@
+"""Continuations: batching, stopping, limits, and agreement with the model itself."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from hat.errors import UserError
+from hat.inference.generation import generate_with
+from hat.inference.sampling import Sampling
+from tests.inference.helpers import (
+    ByteTokens,
+    SmallSplitter,
+    built,
+    hat_batch,
+    hat_config,
+    llama_config,
+    whole_nats,
+)
+
+PROMPTS = [
+    b"",
+    b"a",
+    b"def f(x):\n    return",
+    "世界 and more".encode(),
+    "cut inside 世".encode()[:-1],
+    b"\xff\x00",
+]
+BATCH = 3  # of every session, so that each function is compiled once
+
+
+def continue_texts(prompts=PROMPTS, sampling=Sampling(temperature=1.0, seed=7), **options):
+    model, params = built(hat_config())
+    options = {"num_bytes": 12, "batch_size": BATCH, **options}
+    return generate_with(
+        model, params, SmallSplitter(), prompts, sampling=sampling, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def sampled():
+    return continue_texts(samples=2)
+
+
+def test_results_are_in_the_order_of_the_prompts(sampled):
+    assert [result.prompt for result in sampled] == [p for p in PROMPTS for _ in range(2)]
+
+
+def test_a_continuation_does_not_depend_on_the_batch(sampled):
+    """Twelve continuations through three rows: rows switch from prompt to sampling, and to the
+    next prompt, at their own times. In other company, and alone, the texts are the same."""
+    for size in (1, 5):
+        again = continue_texts(samples=2, batch_size=size)
+        assert [result.text for result in again] == [result.text for result in sampled]
+        for one, other in zip(again, sampled):
+            assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
+
+
+def test_samples_and_seeds_differ(sampled):
+    assert all(first.text != second.text for first, second in zip(sampled[::2], sampled[1::2]))
+    other = continue_texts(sampling=Sampling(temperature=1.0, seed=8))
+    assert [result.text for result in other] != [result.text for result in sampled[::2]]
+
+
+def test_log_probability_is_that_of_teacher_forcing(sampled):
+    model, params = built(hat_config())
+    texts = [result.prompt + result.text for result in sampled]
+    nats = np.asarray(whole_nats(model, params, hat_batch(texts, SmallSplitter(), 48)))
+    for row, result in zip(nats, sampled):
+        first, last = len(result.prompt), len(result.prompt) + len(result.text)
+        expected = -row[first : last + result.stopped].sum()
+        assert result.logprob == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_limit_is_kept(sampled):
+    for result in sampled:
+        assert result.stopped or len(result.text) == 12
+        assert len(result.text) <= 12
+
+
+def test_greedy_takes_the_likeliest_byte():
+    """Against a loop without any cache: the whole text again for every byte."""
+    model, params = built(hat_config())
+    prompt = b"two words\n"
+    text = prompt
+    logits = jax.jit(model.logits)
+    for _ in range(6):
+        batch = hat_batch([text], SmallSplitter(), 48)
+        id = int(np.asarray(logits(params, batch))[0, len(text)].argmax())
+        if id > 255:
+            break
+        text += bytes([id])
+    results = continue_texts([b"other", prompt, b""], Sampling(temperature=0), num_bytes=6)
+    assert results[1].text == text[len(prompt) :]
+
+
+def end_of_text_model(bias: float):
+    """The model with a head that predicts the end of text more or less often."""
+    model, params = built(hat_config())
+    kernel = params["head"]["projection"]["kernel"].copy()
+    kernel[:, 257] = bias * kernel[:, 10]
+    return model, {**params, "head": {**params["head"], "projection": {"kernel": kernel}}}
+
+
+def test_stops_at_the_end_of_text():
+    model, params = end_of_text_model(1.5)
+    results = generate_with(
+        model, params, SmallSplitter(), PROMPTS, num_bytes=60, samples=4,
+        sampling=Sampling(temperature=1.0), batch_size=BATCH,
+    )
+    stopped = [result for result in results if result.stopped]
+    assert stopped and any(len(result.text) > 0 for result in stopped)
+    for result in results:
+        assert result.stopped == (len(result.text) < 60)
+
+
+def test_bytes_are_reported_as_they_come():
+    seen: dict[int, list[bytes]] = {}
+    results = continue_texts(
+        PROMPTS[:4], on_byte=lambda index, piece: seen.setdefault(index, []).append(piece)
+    )
+    for index, result in enumerate(results):
+        pieces = seen.get(index, [])
+        assert b"".join(pieces) == result.text and all(len(piece) == 1 for piece in pieces)
+
+
+def test_llama_generates_in_whole_tokens():
+    class Pairs(ByteTokens):
+        """Token b spells the byte b twice."""
+
+        def encode(self, text):
+            return super().encode(text[::2])
+
+        def token_bytes(self, id):
+            return bytes([id, id])
+
+    model, params = built(llama_config())
+    options = dict(num_bytes=7, batch_size=2, sampling=Sampling(temperature=1.0))
+    results = generate_with(model, params, Pairs(), [b"aabb", b"", b"cc"], **options)
+    for result in results:
+        assert result.text[::2] == result.text[1::2]
+        assert result.stopped or len(result.text) == 8  # the token that reaches the limit
+    alone = generate_with(model, params, Pairs(), [b"aabb"], **options)
+    assert alone[0].text == results[0].text
+
+
+def test_sharded_parameters_give_the_same_text(sampled):
+    model, params = built(hat_config())
+    devices = jax.devices()
+    mesh = jax.make_mesh((len(devices),), ("fsdp",), axis_types=(AxisType.Auto,))
+
+    def place(leaf):
+        axis = next((i for i, size in enumerate(leaf.shape) if size % len(devices) == 0), None)
+        spec = P(*[None] * axis, "fsdp") if axis is not None else P()
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    params = jax.tree.map(place, params)
+    results = generate_with(
+        model, params, SmallSplitter(), PROMPTS[:2], num_bytes=12,
+        sampling=Sampling(temperature=1.0, seed=7), batch_size=2,
+    )
+    assert [result.text for result in results] == [result.text for result in sampled[:4:2]]
+
+
+def test_no_prompts():
+    assert continue_texts([]) == []
+
+
+@pytest.mark.parametrize("option", ["num_bytes", "samples", "batch_size"])
+def test_counts_below_one(option):
+    with pytest.raises(UserError, match=option):
+        continue_texts(**{option: 0})
