@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from hat.models.attention import masked_attention
@@ -105,21 +104,21 @@ def run_cached_stack(
     return jax.lax.scan(body, (x, cache), xs)[0]
 
 
-def grow(cache: Cache, needed: int, latest: np.ndarray) -> Cache:
-    """The cache itself where it has `needed` slots, else a copy with the next power of two.
+def grow(cache: Cache, needed: int) -> Cache:
+    """The cache itself where it has `needed` slots, else one doubled until it has.
 
-    latest int [B]: the position each row wrote last, -1 for none.
+    What it holds of its latest S positions stays; the caller must not look at older ones.
     """
-    if needed <= cache.size:
-        return cache
-    return _resize(cache, latest, 1 << (needed - 1).bit_length())
+    times = 1
+    while cache.size * times < needed:
+        times *= 2
+    return cache if times == 1 else _repeat(cache, times)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _resize(cache: Cache, latest: jax.Array, size: int) -> Cache:
-    source = held_positions(size, latest) % cache.size
-    source = source[None, :, :, None, None]
-    return jax.tree.map(lambda x: jnp.take_along_axis(x, source, axis=2), cache)
+@functools.partial(jax.jit, static_argnums=1)
+def _repeat(cache: Cache, times: int) -> Cache:
+    # Position p is in slot p % S, so among the copies there is one in slot p % (times * S).
+    return jax.tree.map(lambda x: jnp.tile(x, (1, 1, times, 1, 1)), cache)
 
 
 def compute_params(model: LanguageModel, params: Params) -> Params:

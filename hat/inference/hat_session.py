@@ -157,14 +157,12 @@ class HatSession:
         active = ids != PAD
         for row in np.flatnonzero(ids == BOS):
             self._trackers[row] = WordTracker(self._splitter)
-        before = np.array([tracker.position for tracker in self._trackers], np.int32)
-        words_before = np.array([tracker.num_complete for tracker in self._trackers], np.int32)
         # The bytes of the oldest unfinished word, this one included, must stay in the ring.
-        word_room = max(1 + t.position + 1 - t.begin for t in self._trackers)
+        word_room = max(t.position + 2 - t.begin for t in self._trackers)
         completed = [
             self._trackers[row].push(int(id)) if id != PAD else [] for row, id in enumerate(ids)
         ]
-        self._make_room(before, words_before, word_room)
+        self._make_room(word_room)
 
         step = Step(np.array([t.position for t in self._trackers], np.int32), active)
         self._state, x = _encode(self._model, self._params, self._state, ids, step)
@@ -187,24 +185,20 @@ class HatSession:
             if id < NUM_BYTES and tracker.position < 0:
                 raise ValueError("a row's first id must be BOS")
 
-    def _make_room(self, before: np.ndarray, words_before: np.ndarray, word_room: int) -> None:
-        """Grows the caches without a window to hold what this push writes.
-
-        before and words_before int [B]: every row's latest position and its number of complete
-        words, before this push.
-        """
+    def _make_room(self, word_room: int) -> None:
+        """Grows the caches without a window to hold what this push writes."""
         state, config = self._state, self._model.config
         positions = max(tracker.position for tracker in self._trackers) + 1
         words = max(tracker.num_complete for tracker in self._trackers)
 
-        def fit(cache, stack, needed, latest):
-            return cache if stack.window else grow(cache, needed, latest)
+        def fit(cache, stack, needed):
+            return cache if stack.window else grow(cache, needed)
 
         self._state = state._replace(
-            encoder=fit(state.encoder, config.encoder, positions, before),
-            connector=grow(state.connector, word_room, before),
-            backbone=fit(state.backbone, config.backbone, words, words_before - 1),
-            decoder=fit(state.decoder, config.decoder, positions, before),
+            encoder=fit(state.encoder, config.encoder, positions),
+            connector=grow(state.connector, word_room),
+            backbone=fit(state.backbone, config.backbone, words),
+            decoder=fit(state.decoder, config.decoder, positions),
         )
 
 

@@ -69,10 +69,9 @@ class LlamaSession:
         ids = np.asarray(ids, np.int32)
         self._check(ids)
         active = ids != self.pad
-        before = np.where(ids == self.bos, -1, self._positions)
-        self._positions = before + active
+        self._positions = np.where(ids == self.bos, 0, self._positions + active)
         if self._model.config.stack.window is None:
-            self._cache = grow(self._cache, int(self._positions.max()) + 1, before)
+            self._cache = grow(self._cache, int(self._positions.max()) + 1)
         step = Step(self._positions, active)
         self._cache, logits = _step(self._model, self._params, self._cache, ids, step)
         return logits

@@ -43,6 +43,7 @@ from hat.models.model import (
 
 NUM_BYTES = 256
 EOT = 257  # the one special id that is predicted
+PAD = 258  # the largest id of a batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +89,8 @@ class HatConfig:
                 f"decoder.hidden_size {self.decoder.hidden_size} must equal encoder.hidden_size "
                 f"{self.encoder.hidden_size}: the decoder continues the encoder's activations"
             )
-        if self.num_ids < EOT + 1:
-            raise UserError(f"num_ids {self.num_ids} has no row for the end of text, id {EOT}")
+        if self.num_ids < PAD + 1:
+            raise UserError(f"num_ids {self.num_ids} has no row for id {PAD}; set at least {PAD + 1}")
 
     def build(self) -> HatModel:
         return HatModel(self)
@@ -192,9 +193,10 @@ def segment_softmax_pool(scores, values, word, num_words: int) -> jax.Array:
     total = jax.ops.segment_sum(weights, flat, **segment)
     # Weights that sum to one per word, before the sum: a word without bytes has no quotient.
     weights = weights / total[flat]
-    values = values.reshape(-1, *values.shape[2:])
-    pooled = jax.ops.segment_sum(weights[..., None].astype(values.dtype) * values, flat, **segment)
-    return pooled.reshape(batch, num_words + 1, *values.shape[1:])[:, :num_words]
+    # Summed in float32: in bfloat16 the error would grow with the length of the word.
+    weighted = weights[..., None] * values.reshape(-1, *values.shape[2:])
+    pooled = jax.ops.segment_sum(weighted, flat, **segment).astype(values.dtype)
+    return pooled.reshape(batch, num_words + 1, *values.shape[2:])[:, :num_words]
 
 
 class Backbone(nnx.Module):

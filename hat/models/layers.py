@@ -48,6 +48,11 @@ class StackConfig:
     residual_init: float | None = None  # std factor of residual outputs; None: (2 layers)^-1/2
 
     def __post_init__(self):
+        sizes = ("hidden_size", "num_layers", "num_heads", "intermediate_size")
+        for name in (*sizes, "num_kv_heads", "head_dim", "window"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} {value} must be at least 1")
         if self.hidden_size % self.num_heads and self.head_dim is None:
             raise UserError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; "
@@ -59,8 +64,6 @@ class StackConfig:
             )
         if self.head_size % 2:
             raise UserError(f"head_dim {self.head_size} is odd; rotary positions need pairs")
-        if self.window is not None and self.window < 1:
-            raise UserError(f"window {self.window} must be at least 1, or none for no window")
 
     @property
     def kv_heads(self) -> int:

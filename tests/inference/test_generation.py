@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
@@ -10,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from hat.errors import UserError
 from hat.inference.generation import generate_with
-from hat.inference.sampling import Sampling
+from hat.inference.sampling import Draw, Sampling, sample
 from tests.inference.helpers import (
     ByteTokens,
     SmallSplitter,
@@ -51,12 +54,11 @@ def test_results_are_in_the_order_of_the_prompts(sampled):
 
 def test_a_continuation_does_not_depend_on_the_batch(sampled):
     """Twelve continuations through three rows: rows switch from prompt to sampling, and to the
-    next prompt, at their own times. In other company, and alone, the texts are the same."""
-    for size in (1, 5):
-        again = continue_texts(samples=2, batch_size=size)
-        assert [result.text for result in again] == [result.text for result in sampled]
-        for one, other in zip(again, sampled):
-            assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
+    next prompt, at their own times. Alone in a batch of one, the texts are the same."""
+    alone = continue_texts(samples=2, batch_size=1)
+    assert [result.text for result in alone] == [result.text for result in sampled]
+    for one, other in zip(alone, sampled):
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
 
 
 def test_samples_and_seeds_differ(sampled):
@@ -97,16 +99,40 @@ def test_greedy_takes_the_likeliest_byte():
     assert results[1].text == text[len(prompt) :]
 
 
-def end_of_text_model(bias: float):
-    """The model with a head that predicts the end of text more or less often."""
+def with_head(kernel) -> tuple:
+    """The model and its parameters, with another projection to the ids."""
     model, params = built(hat_config())
-    kernel = params["head"]["projection"]["kernel"].copy()
-    kernel[:, 257] = bias * kernel[:, 10]
     return model, {**params, "head": {**params["head"], "projection": {"kernel": kernel}}}
 
 
+def head_kernel():
+    return built(hat_config())[1]["head"]["projection"]["kernel"].copy()
+
+
+def test_every_byte_draws_numbers_of_its_own():
+    """Where all ids are equally likely, the text is what the seed, the indices and the steps say."""
+    model, params = with_head(np.zeros_like(head_kernel()))
+    results = generate_with(
+        model, params, SmallSplitter(), PROMPTS[:2], num_bytes=8, samples=2,
+        sampling=Sampling(temperature=1.0, seed=7), batch_size=BATCH,
+    )
+    ids = np.arange(model.config.num_ids)
+    logits = np.where((ids < 256) | (ids == 257), 0.0, -1e30).astype(np.float32)
+    for index, result in enumerate(results):
+        prompt, number = divmod(index, 2)
+        steps = np.arange(8, dtype=np.int32)
+        draw = Draw(np.full_like(steps, prompt), np.full_like(steps, number), steps)
+        drawn, _ = sample(jnp.tile(logits, (8, 1)), draw, Sampling(temperature=1.0, seed=7))
+        text = [int(id) for id in drawn]
+        assert result.text == bytes(text[: text.index(257)] if 257 in text else text)
+        num_ids = len(result.text) + result.stopped
+        assert result.logprob == pytest.approx(-num_ids * math.log(257), abs=1e-4)
+
+
 def test_stops_at_the_end_of_text():
-    model, params = end_of_text_model(1.5)
+    kernel = head_kernel()
+    kernel[:, 257] = 1.5 * kernel[:, 10]  # the end of text, now as likely as some byte
+    model, params = with_head(kernel)
     results = generate_with(
         model, params, SmallSplitter(), PROMPTS, num_bytes=60, samples=4,
         sampling=Sampling(temperature=1.0), batch_size=BATCH,

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from hat.models.hat import segment_softmax_pool
+from hat.training.config import MeshConfig
+from hat.training.sharding import batch_sharding, make_mesh, param_shardings
 from tests.models import reference, toy
 
 
@@ -72,6 +74,22 @@ def test_bfloat16_logits_are_not_rounded_to_bfloat16():
     assert (logits != rounded).mean() > 0.9
 
 
+def test_long_words_are_pooled_as_exactly_as_short_ones():
+    """From bfloat16 values, a word's sum is rounded once: by 2^-9 of it at most."""
+    rng = np.random.default_rng(0)
+    for length in (2, 100):
+        word = np.repeat(np.arange(3), length)[None]
+        scores = rng.normal(size=(1, 3 * length, 2)).astype(np.float32)
+        values = jnp.asarray(1 + rng.random((1, 3 * length, 2, 8)), jnp.bfloat16)
+        pooled = toy.jit(lambda *args: segment_softmax_pool(*args, 3))(scores, values, word)
+        assert pooled.dtype == jnp.bfloat16
+        weights = np.exp(scores.astype(np.float64)).reshape(3, length, 2)
+        weights /= weights.sum(axis=1, keepdims=True)
+        exact = np.asarray(values, np.float64).reshape(3, length, 2, 8)
+        exact = np.einsum("nlh,nlhk->nhk", weights, exact)
+        np.testing.assert_allclose(np.asarray(pooled[0], np.float64), exact, rtol=2**-8, atol=0)
+
+
 def test_init_is_float32_and_a_function_of_the_key():
     model = toy.PLAIN.build()
     init = toy.jit(model.init)
@@ -90,9 +108,6 @@ def test_init_is_float32_and_a_function_of_the_key():
         assert (np.asarray(leaf) == 1).all() if scale else (np.asarray(leaf) != new).all(), path
 
 
-MESH_AXES = {"embed": "fsdp", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor"}
-
-
 @pytest.mark.skipif(
     len(jax.devices()) < 8, reason="needs XLA_FLAGS=--xla_force_host_platform_device_count=8"
 )
@@ -101,19 +116,11 @@ def test_one_device_and_eight_agree():
     sums differs."""
     _, model, params, run = toy.compiled_gradient("plain")
     logits, slopes = run(params, batch())
-    mesh = Mesh(np.array(jax.devices()[:8]).reshape(4, 2), ("fsdp", "tensor"))
-
-    def sharding(leaf, names):
-        axes = [MESH_AXES.get(name) for name in names]
-        sizes = zip(leaf.shape, axes, strict=True)
-        axes = [axis if axis and size % mesh.shape[axis] == 0 else None for size, axis in sizes]
-        return NamedSharding(mesh, PartitionSpec(*axes))
-
-    shardings = jax.tree.map(sharding, params, model.logical_axes())
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2), jax.devices()[:8])
+    shardings = param_shardings(mesh, model.logical_axes(), model.abstract_params())
     assert sum(not s.is_fully_replicated for s in jax.tree.leaves(shardings)) > 20
     params = jax.device_put(params, shardings)
-    rows = jax.device_put(batch(), NamedSharding(mesh, PartitionSpec("fsdp")))
-    other_logits, other_slopes = run(params, rows)
+    other_logits, other_slopes = run(params, jax.device_put(batch(), batch_sharding(mesh)))
     assert len(other_logits.sharding.device_set) == 8
     np.testing.assert_allclose(other_logits, logits, rtol=0, atol=1e-5)
     for a, b in zip(jax.tree.leaves(other_slopes), jax.tree.leaves(slopes), strict=True):
