@@ -7,6 +7,7 @@ one block whose parameters have a leading "layers" axis. Kernels are [in, out].
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -106,9 +107,37 @@ class RMSNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
-        return (y * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+        return rms_norm(x, self.scale[...].astype(jnp.float32), self.eps)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """x [..., d], float32 scale [d] -> [..., d] in the dtype of x.
+
+    The backward pass is written out: it keeps x and one number a position, and its sums of
+    products are contractions, which XLA's CPU backend runs several times faster than reductions.
+    """
+    return _rms_norm_forward(x, scale, eps)[0]
+
+
+def _rms_norm_forward(x, scale, eps):
+    y = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(_sum_products("...d,...d->...", y, y)[..., None] / x.shape[-1] + eps)
+    return (y * inverse * scale).astype(x.dtype), (x, scale, inverse)
+
+
+def _rms_norm_backward(eps, residuals, gradient):
+    x, scale, inverse = residuals
+    unit, gradient = x.astype(jnp.float32) * inverse, gradient.astype(jnp.float32)
+    scaled = gradient * scale
+    along = _sum_products("...d,...d->...", scaled, unit)[..., None] / x.shape[-1]
+    of_x = inverse * (scaled - unit * along)
+    return of_x.astype(x.dtype), _sum_products("...d,...d->d", gradient, unit)
+
+
+rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
+
+_sum_products = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> jax.Array:

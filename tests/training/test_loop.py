@@ -1,0 +1,188 @@
+"""Runs from beginning to end: resume, refusals, steps that are not finite, what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hat.errors import UserError
+from hat.inference.run import load_run
+from hat.inference.samples import sample_texts
+from hat.models.model import LanguageModel
+from hat.training import loop
+from hat.training.metrics import read_metrics
+from tests.training import tiny
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HAT_CACHE", str(tmp_path / "cache"))
+
+
+def params_of(folder):
+    return jax.tree.map(np.asarray, load_run(folder).params)
+
+
+def assert_same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+@pytest.mark.parametrize("make", [tiny.experiment, tiny.llama])
+def test_a_run_leaves_what_it_promises(tmp_path, make, capsys):
+    out = tmp_path / "run"
+    experiment = make(tmp_path, "training.evaluate_every_steps=10", 'training.samples.prompts="def "',
+                      "training.samples.max_bytes=8")
+    result = loop.train(experiment, out, sample_texts)
+    assert result["finished"] and result["step"] == 20
+    for name in ("config.json", "metrics.jsonl", "samples.txt", "loss.png", "result.json"):
+        assert (out / name).stat().st_size > 0, name
+    assert any((out / "tensorboard").iterdir())
+    metrics = read_metrics(out / "metrics.jsonl")
+    steps = [line["step"] for line in metrics if "loss" in line]
+    assert steps == [5, 10, 15, 20]
+    losses = [line["bits_per_byte"] for line in metrics if "loss" in line]
+    assert losses[-1] < losses[0] - 0.5
+    heldout = [line["heldout_bits_per_byte"] for line in metrics if "heldout_bits_per_byte" in line]
+    assert len(heldout) == 3 and heldout[-1] == pytest.approx(result["heldout_bits_per_byte"])
+    assert "def " in (out / "samples.txt").read_text(encoding="utf-8")
+    assert json.loads((out / "result.json").read_text()) == result
+    assert "sample 1 of 1" in capsys.readouterr().err
+
+
+def test_ten_steps_and_ten_more_equal_twenty(tmp_path, monkeypatch):
+    """Parameter for parameter, bit for bit: same mesh, same programs, same rows."""
+    whole = loop.train(tiny.experiment(tmp_path), tmp_path / "whole")
+    halves = tmp_path / "halves"
+    ended = loop.Position.finished
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Position, "finished", lambda self, config: self.step >= 10)
+        loop.train(tiny.experiment(tmp_path), halves)
+    assert loop.Position.finished is ended
+    result = loop.train(tiny.experiment(tmp_path), halves)
+    assert result["step"] == 20 and result["bytes"] == whole["bytes"]
+    assert_same(params_of(tmp_path / "whole"), params_of(halves))
+    assert result["heldout_bits_per_byte"] == whole["heldout_bits_per_byte"]
+    names = ("step", "bits_per_byte", "grad_norm", "learning_rate")
+    lines = [
+        [{name: line.get(name) for name in names} for line in read_metrics(path) if "loss" in line]
+        for path in (tmp_path / "whole" / "metrics.jsonl", halves / "metrics.jsonl")
+    ]
+    assert lines[0] == lines[1]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    first = loop.train(tiny.experiment(tmp_path), tmp_path / "run")
+    again = loop.train(tiny.experiment(tmp_path), tmp_path / "run")
+    assert again["step"] == 20 and again["heldout_bits_per_byte"] == first["heldout_bits_per_byte"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ("model.backbone.num_layers=3", "model.backbone.num_layers: 2 (run) != 3 (config)"),
+        ("data.row_words=40", "data.row_words: 32 (run) != 40 (config)"),
+        ("training.seed=7", "training.seed: 0 (run) != 7 (config)"),
+    ],
+)
+def test_another_experiment_is_refused_by_field(tmp_path, change, field):
+    loop.train(tiny.experiment(tmp_path, "training.steps=2"), tmp_path / "run")
+    before = params_of(tmp_path / "run")
+    with pytest.raises(UserError) as error:
+        loop.train(tiny.experiment(tmp_path, "training.steps=2", change), tmp_path / "run")
+    assert field in str(error.value) and "\n" not in str(error.value)
+    assert_same(before, params_of(tmp_path / "run"))
+
+
+def test_a_longer_run_goes_on(tmp_path, capsys):
+    loop.train(tiny.experiment(tmp_path, "training.steps=2"), tmp_path / "run")
+    assert loop.train(tiny.experiment(tmp_path, "training.steps=4"), tmp_path / "run")["step"] == 4
+    assert "training.steps: 2 (run) != 4 (config)" in capsys.readouterr().err
+
+
+def poison(monkeypatch, steps: set[int]):
+    """Makes the loss of these calls of the step NaN, through the learning rate's neighbour."""
+    whole = loop.Program.step
+    calls = iter(range(10**6))
+
+    def step(self, state, batch, rate):
+        if next(calls) in steps:
+            # An infinite weight gives a NaN loss; the state is copied, as a real step would own it.
+            params = jax.tree.map(lambda leaf: leaf * jnp.inf, state.params)
+            good = jax.tree.map(jnp.copy, state)
+            bad, metrics = whole(self, state._replace(params=params), batch, rate)
+            return good._replace(step=bad.step), metrics
+        return whole(self, state, batch, rate)
+
+    monkeypatch.setattr(loop.Program, "step", step)
+
+
+def test_steps_that_are_not_finite_are_counted(tmp_path, monkeypatch, capsys):
+    poison(monkeypatch, {3, 4, 9})
+    result = loop.train(tiny.experiment(tmp_path), tmp_path / "run")
+    assert result["skipped"] == 3 and result["step"] == 20
+    assert np.isfinite(result["heldout_bits_per_byte"])
+    assert "step 4: loss or gradient not finite" in capsys.readouterr().err
+
+
+def test_too_many_in_a_row_end_the_run_with_its_checkpoint(tmp_path, monkeypatch):
+    poison(monkeypatch, set(range(4, 100)))
+    experiment = tiny.experiment(tmp_path, "training.checkpoint.every_steps=2")
+    with pytest.raises(UserError, match="5 steps in a row, up to step 9"):
+        loop.train(experiment, tmp_path / "run")
+    finite = jax.tree.map(lambda leaf: bool(np.isfinite(leaf).all()), params_of(tmp_path / "run"))
+    assert all(jax.tree.leaves(finite))
+
+
+def test_sigterm_saves_and_ends(tmp_path, monkeypatch, capsys):
+    whole = loop.Run.step
+
+    def step(self, batch, waited):
+        whole(self, batch, waited)
+        if self.position.step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert threading.current_thread() is threading.main_thread()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Run, "step", step)
+        result = loop.train(tiny.experiment(tmp_path), tmp_path / "run")
+    assert result["step"] == 7 and not result["finished"]
+    assert "the same command resumes" in capsys.readouterr().err
+    assert loop.train(tiny.experiment(tmp_path), tmp_path / "run")["step"] == 20
+
+
+def test_a_run_of_seconds_ends_by_the_clock(tmp_path):
+    changes = ("training.steps=none", "training.seconds=0.3")
+    result = loop.train(tiny.experiment(tmp_path, *changes), tmp_path / "run")
+    assert result["seconds"] >= 0.3 and result["step"] > 0
+
+
+def test_a_vocabulary_larger_than_the_model_is_refused(tmp_path):
+    with pytest.raises(UserError, match="model.num_tokens"):
+        loop.train(tiny.llama(tmp_path, "model.num_tokens=250"), tmp_path / "run")
+
+
+def test_a_word_longer_than_a_row_is_refused(tmp_path):
+    experiment = tiny.experiment(tmp_path, "data.row_length=6")
+    with pytest.raises(UserError, match="row_length"):
+        loop.train(experiment, tmp_path / "run")
+
+
+def test_the_loss_is_of_the_model(tmp_path):
+    """The reported held-out score equals one computed from the restored run by the scorer."""
+    from hat.inference.scoring import bits_per_byte
+
+    result = loop.train(tiny.experiment(tmp_path, "data.heldout_fraction=0.2"), tmp_path / "run")
+    whole = tiny.text(tmp_path).read_bytes()
+    heldout = tmp_path / "heldout.txt"
+    heldout.write_bytes(whole[-result["heldout_bytes"] :])
+    score = bits_per_byte(load_run(tmp_path / "run"), [heldout])
+    # The rows are cut alike; only the order of summation differs.
+    assert score["bits_per_byte"] == pytest.approx(result["heldout_bits_per_byte"], rel=1e-4)
+    assert isinstance(load_run(tmp_path / "run").model, LanguageModel)
