@@ -18,7 +18,10 @@ def linear_flops(in_size: int, out_size: int) -> float:
 
 
 def mean_visible_keys(context: float, window: int | None) -> float:
-    """Keys that a position of a document of `context` positions sees on average, itself included."""
+    """Keys that a position of a document sees on average, itself included.
+
+    context: positions of the document; window: how many of them a position sees at most.
+    """
     if window is None or window >= context:
         return (context + 1) / 2
     return (window * (window + 1) / 2 + (context - window) * window) / context

@@ -36,6 +36,7 @@ from hat.models.model import (
     Params,
     Stage,
     Targets,
+    check_choices,
     cross_entropy,
     next_ids,
     score_ids,
@@ -84,13 +85,14 @@ class HatConfig:
     remat: Literal["none", "dots", "full"] = "none"
 
     def __post_init__(self):
+        check_choices(self)
         if self.encoder.hidden_size != self.decoder.hidden_size:
             raise UserError(
                 f"decoder.hidden_size {self.decoder.hidden_size} must equal encoder.hidden_size "
                 f"{self.encoder.hidden_size}: the decoder continues the encoder's activations"
             )
         if self.num_ids < PAD + 1:
-            raise UserError(f"num_ids {self.num_ids} has no row for id {PAD}; set at least {PAD + 1}")
+            raise UserError(f"num_ids {self.num_ids} has no row for id {PAD}; set {PAD + 1} or more")
 
     def build(self) -> HatModel:
         return HatModel(self)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from hat.errors import UserError
 from hat.models.flops import linear_flops, stack_flops
 from hat.models.layers import Block, Linear, RMSNorm, StackConfig, rope_table, run_stack
 from hat.models.layers import stack_attention
@@ -23,6 +24,7 @@ from hat.models.model import (
     Params,
     Stage,
     Targets,
+    check_choices,
     cross_entropy,
     next_ids,
     score_ids,
@@ -40,6 +42,11 @@ class LlamaConfig:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of matrices and activations
     scan_layers: bool = True
     remat: Literal["none", "dots", "full"] = "none"
+
+    def __post_init__(self):
+        check_choices(self)
+        if self.num_tokens < 1:
+            raise UserError(f"num_tokens {self.num_tokens} must be at least 1")
 
     @property
     def eot(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+from hat.errors import UserError
 
 Params = dict[str, Any]  # nested dicts of arrays; the first level names the parts of the model
 Batch = dict[str, jax.Array]
@@ -36,6 +39,15 @@ class Targets(NamedTuple):
     ids: jax.Array
     mask: jax.Array
     bytes: jax.Array
+
+
+def check_choices(config) -> None:
+    """UserError unless every field of a dataclass that is a Literal has one of its values."""
+    for name, kind in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if typing.get_origin(kind) is typing.Literal and value not in typing.get_args(kind):
+            choices = ", ".join(map(repr, typing.get_args(kind)))
+            raise UserError(f"{name} {value!r} is none of {choices}")
 
 
 class LanguageModel:

@@ -9,6 +9,7 @@ import pytest
 from hat.errors import UserError
 from hat.models.hat import ConnectorConfig
 from hat.models.layers import StackConfig
+from hat.models.llama import LlamaConfig
 from tests.models import toy
 
 STACK = dict(hidden_size=16, num_layers=2, num_heads=4, intermediate_size=24)
@@ -29,6 +30,12 @@ REFUSED = {
     "decoder.hidden_size 24 must equal encoder.hidden_size 16": lambda: dataclasses.replace(
         toy.PLAIN, decoder=toy.PLAIN.backbone
     ),
+    "guide 'relased' is none of 'earliest', 'released'": lambda: dataclasses.replace(
+        toy.PLAIN, guide="relased"
+    ),
+    "dtype 'float16' is none of": lambda: dataclasses.replace(toy.PLAIN, dtype="float16"),
+    "remat 'some' is none of": lambda: LlamaConfig(StackConfig(**STACK), 40, remat="some"),
+    "num_tokens 0 must be at least 1": lambda: LlamaConfig(StackConfig(**STACK), 0),
     "num_ids 258 has no row for id 258": lambda: dataclasses.replace(toy.PLAIN, num_ids=258),
 }
 
