@@ -46,7 +46,7 @@ def value_and_gradients(kernel, window, softcap):
     return toy.jit(run)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @example(T=12, window=4, heads="grouped", softcap=None, seed=0)  # whole blocks
 @example(T=5, window=9, heads="many", softcap=0.7, seed=1)  # less than one block
 @given(
