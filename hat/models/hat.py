@@ -304,11 +304,14 @@ class Hat(nnx.Module):
         x = self.encoder(batch["bytes"], segment, position)
         words = self.connector(x, position, word, word_position)
         words = self.backbone(words, word_segment, word_position)
-        guide = batch["guide"]
-        if self.config.guide == "released":
-            guide = previous_word(word, word_position)
-        x = self.decoder(x, words, guide, segment, position)
+        x = self.decoder(x, words, self.guide(batch), segment, position)
         return self.head(x)
+
+    def guide(self, batch: Batch) -> jax.Array:
+        """The word that conditions every byte, int [B, T]; -1 for the learned first guide."""
+        if self.config.guide == "released":
+            return previous_word(batch["word"], batch["word_position"])
+        return batch["guide"]
 
 
 def previous_word(word: jax.Array, word_position: jax.Array) -> jax.Array:
@@ -348,7 +351,8 @@ class HatModel(LanguageModel):
             return self.module(params).backbone(words, batch["word_segment"], word_position)
 
         def decoder(params, x, words):
-            return self.module(params).decoder(x, words, batch["guide"], segment, position)
+            module = self.module(params)
+            return module.decoder(x, words, module.guide(batch), segment, position)
 
         def head(params, x):
             logits = self.module(params).head(x)
