@@ -17,7 +17,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -33,31 +33,6 @@ from hat.training.config import CheckpointConfig
 
 Tree = Any
 Meta = dict[str, Any]
-
-
-def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """The fields in which two configs, as nested dicts, differ: "encoder.num_layers 2 -> 4".
-
-    Compared as JSON gives them back, so tuples equal lists. A field of one side alone is "missing".
-    """
-
-    def flatten(value: Any, path: str = "") -> dict[str, Any]:
-        if not isinstance(value, dict) or not value:
-            return {path: value}
-        items = value.items()
-        return {k: v for n, child in items for k, v in flatten(child, f"{path}.{n}").items()}
-
-    old, new = (flatten(json.loads(json.dumps(config))) for config in (saved, current))
-    missing = object()
-
-    def show(value: Any) -> str:
-        return "missing" if value is missing else json.dumps(value)
-
-    return [
-        f"{path[1:]} {show(old.get(path, missing))} -> {show(new.get(path, missing))}"
-        for path in dict.fromkeys([*old, *new])
-        if old.get(path, missing) != new.get(path, missing)
-    ]
 
 
 class Checkpoints:
@@ -201,7 +176,7 @@ class Checkpoints:
 
         abstract_state: `jax.ShapeDtypeStruct`s with shardings, of any mesh (without: the first
         device). differing: given the meta, the fields in which the run it came from is another
-        (see `differences`); any is an error.
+        (see `hat.config.differences`); any is an error.
         A damaged checkpoint is told on standard error and put aside as damaged-STEP-TIME, and the
         one before it is taken. Damage is what cannot be read: files missing, cut short or garbled
         in their structure. Orbax keeps no checksum of the numbers, so a flipped bit inside one of
@@ -293,7 +268,7 @@ class Checkpoints:
         if fields:
             more = f" and {len(fields) - 4} more" if len(fields) > 4 else ""
             raise UserError(
-                f"checkpoint {self.directory}/{step} is of another run (there -> here): "
+                f"checkpoint {self.directory}/{step} does not fit (saved, then asked for): "
                 f"{', '.join(fields[:4])}{more}; restore these, or train into another --out"
             )
 

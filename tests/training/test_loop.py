@@ -170,7 +170,7 @@ def test_a_vocabulary_larger_than_the_model_is_refused(tmp_path):
 
 def test_a_word_longer_than_a_row_is_refused(tmp_path):
     experiment = tiny.experiment(tmp_path, "data.row_length=6")
-    with pytest.raises(UserError, match="row_length"):
+    with pytest.raises(UserError, match="set the row length"):
         loop.train(experiment, tmp_path / "run")
 
 
