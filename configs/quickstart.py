@@ -19,9 +19,9 @@ def config() -> Experiment:
         name="quickstart",
         model=HatConfig(
             encoder=StackConfig(num_layers=1, **byte_stack),
-            connector=ConnectorConfig(hidden_size=192, num_heads=3),
+            connector=ConnectorConfig(hidden_size=128, num_heads=2),
             backbone=StackConfig(
-                hidden_size=192, num_layers=4, num_heads=3, intermediate_size=512, **shared
+                hidden_size=128, num_layers=4, num_heads=2, intermediate_size=344, **shared
             ),
             decoder=StackConfig(num_layers=2, **byte_stack),
             embedding_std=1.0,
@@ -29,14 +29,14 @@ def config() -> Experiment:
             dtype="float32",
             scan_layers=False,
         ),
-        data=DataConfig(source="stdlib", row_length=1024, row_words=240),
+        data=DataConfig(source="stdlib", row_length=512, row_words=120, validation_fraction=0.05),
         training=TrainingConfig(
             seconds=240.0,
             batch_size=1,
             optimizer=OptimizerConfig(
                 name="muon",
                 learning_rate=8e-3,
-                muon_steps=4,
+                muon_steps=3,
                 weight_decay=0.0,
                 clip_norm=1.0,
             ),

@@ -15,10 +15,10 @@ def config() -> Experiment:
         name="quickstart_bpe",
         model=LlamaConfig(
             stack=StackConfig(
-                hidden_size=192,
+                hidden_size=128,
                 num_layers=5,
-                num_heads=3,
-                intermediate_size=512,
+                num_heads=2,
+                intermediate_size=344,
                 qk_norm=True,
                 residual_init=0.0,
             ),
@@ -27,6 +27,6 @@ def config() -> Experiment:
             dtype="float32",
             scan_layers=False,
         ),
-        data=dataclasses.replace(quickstart.data, tokenizer="bpe:4096", row_length=320),
+        data=dataclasses.replace(quickstart.data, tokenizer="bpe:4096", row_length=256),
         training=quickstart.training,
     )

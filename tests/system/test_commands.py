@@ -107,7 +107,7 @@ def test_bench_quickstart_compares_configs(capsys, config, folder, tmp_path, mon
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("train", "{config}", "--set", "training.sed=1"), "training.seed"),
+        (("train", "{config}", "--set", "training.sed=1"), "did you mean seed?"),
         (("train", "{config}", "--set", "data.source=/nowhere"), "/nowhere"),
         (("train", "{config}", "--set", "data.source={empty}"), "{empty}"),
         (("train", "{config}", "--out", "{run}", "--set", "model.guide_init=0.5"), "guide_init"),
