@@ -240,13 +240,14 @@ def test_the_environment_keeps_the_users_own_settings(monkeypatch, config, tmp_p
 
 def test_train_reads_the_config_and_the_out_folder(monkeypatch, config, capsys):
     calls = []
+    fake(monkeypatch, "hat.inference.samples", sample_texts="sampler")
     fake(monkeypatch, "hat.training.loop",
-         train=lambda experiment, out: calls.append((experiment, out)) or {"steps": 3})
+         train=lambda *arguments: calls.append(arguments) or {"steps": 3})
     assert cli.main(["train", config, "--set", "model.size=1", "name=two", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"steps": 3}
     assert cli.main(["train", config, "--out", "elsewhere"]) == 0
-    assert [(e.name, e.model.size, str(out)) for e, out in calls] == [
-        ("two", 1, "runs/two"), ("tiny", 750, "elsewhere")
+    assert [(e.name, e.model.size, str(out), sampler) for e, out, sampler in calls] == [
+        ("two", 1, "runs/two", "sampler"), ("tiny", 750, "elsewhere", "sampler")
     ]
 
 
@@ -271,6 +272,7 @@ def test_evaluate_prints_a_line_a_file_and_the_whole(monkeypatch, capsys):
         scores = [{"path": str(f), "bits_per_byte": 2.0, "bytes": 1000} for f in files]
         return {"run": str(run), "files": scores, "bits_per_byte": 2.0, "bytes": 2000}
 
+    fake(monkeypatch, "hat.inference.run", load_run=Path)
     fake(monkeypatch, "hat.inference.scoring", bits_per_byte=bits_per_byte)
     assert cli.main(["evaluate", "bits-per-byte", "runs/x", "a.txt", "b.txt"]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -280,30 +282,38 @@ def test_evaluate_prints_a_line_a_file_and_the_whole(monkeypatch, capsys):
     ]
 
 
+def generation(prompt: bytes, text: bytes) -> types.SimpleNamespace:
+    return types.SimpleNamespace(prompt=prompt, text=text, logprob=-1.5, stopped=True)
+
+
 def test_generate_passes_bytes_and_gives_bytes_back(monkeypatch, tmp_path, capsys):
     calls = []
 
     def generate(run, prompts, **settings):
         calls.append((run, prompts, settings))
-        return [b"\xff!"] * len(prompts)
+        return [generation(p, b"\xff!") for p in prompts for _ in range(settings["samples"])]
 
+    fake(monkeypatch, "hat.inference.run", load_run=Path)
     fake(monkeypatch, "hat.inference.generation", generate=generate)
     prompts = tmp_path / "prompts.txt"
     prompts.write_bytes(b"two\n\xc0three\n")
     argv = ["generate", "runs/x", "--prompt", "é\udcff", "--prompts", str(prompts), "-n", "2",
             "--bytes", "9", "--top-k", "5", "--top-p", "0.9", "--temperature", "0", "--seed", "4"]
     assert cli.main([*argv, "--json"]) == 0
-    expected = [p for p in (b"\xc3\xa9\xff", b"two", b"\xc0three") for _ in range(2)]
+    expected = [b"\xc3\xa9\xff", b"two", b"\xc0three"]
     assert calls == [(Path("runs/x"), expected, {
-        "max_bytes": 9, "temperature": 0.0, "top_k": 5, "top_p": 0.9, "seed": 4})]
+        "num_bytes": 9, "samples": 2, "temperature": 0.0, "top_k": 5, "top_p": 0.9, "seed": 4})]
     samples = json.loads(capsys.readouterr().out)["samples"]
     assert [bytes.fromhex(s["prompt_hex"] + s["text_hex"]) for s in samples] == [
-        prompt + b"\xff!" for prompt in expected
+        prompt + b"\xff!" for prompt in expected for _ in range(2)
     ]
+    assert {(s["nats"], s["ended"]) for s in samples} == {(1.5, True)}
     assert cli.main(argv) == 0
     assert "\ufffdthree\ufffd!\n" in capsys.readouterr().out
 
 
 def test_an_empty_prompt_starts_from_nothing(monkeypatch, capsys):
-    fake(monkeypatch, "hat.inference.generation", generate=lambda run, prompts, **_: [b"x"])
+    fake(monkeypatch, "hat.inference.run", load_run=Path)
+    fake(monkeypatch, "hat.inference.generation",
+         generate=lambda run, prompts, **_: [generation(p, b"x") for p in prompts])
     assert cli.main(["generate", "runs/x", "--prompt", ""]) == 0

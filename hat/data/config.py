@@ -6,7 +6,7 @@ import dataclasses
 import re
 
 from hat.errors import UserError
-from hat.text.rows import SMALLEST_ROW
+from hat.text.ids import SMALLEST_ROW
 
 
 @dataclasses.dataclass(frozen=True)

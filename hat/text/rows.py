@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hat.errors import UserError
-from hat.text.ids import PAD
+from hat.text.ids import PAD, SMALLEST_ROW
 
 if TYPE_CHECKING:  # the splitters load their compiled loops
     from hat.text.splitters import Split
 
-SMALLEST_ROW = 3  # BOS, one byte, EOT
 OPEN_ROWS = 256  # rows that wait for a piece that fits
 SLACK = 32  # a row with less than 1/SLACK of its positions or words free counts as full
 
