@@ -10,6 +10,10 @@ WORKERS ?= 2
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# A CPU run frees and takes hundreds of megabytes a step: keep them, in huge pages. About a sixth
+# of the processor time of a step; other systems ignore it.
+HEAP := glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=8589934592
+
 .PHONY: help install quickstart test clean
 
 help:
@@ -18,7 +22,7 @@ help:
 install: .venv/installed
 
 quickstart: .venv/installed
-	$(BIN)/hat train configs/quickstart.py --out runs/quickstart --json
+	GLIBC_TUNABLES=$(HEAP) $(BIN)/hat train configs/quickstart.py --out runs/quickstart --json
 
 test: .venv/installed-dev
 	HAT_TEST_CACHE=$(CURDIR)/.build/xla $(BIN)/python -m pytest -n $(WORKERS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,11 @@ from pathlib import Path
 from hat.commands.arguments import positive_int
 from hat.errors import UserError
 
+# As `make quickstart` sets it: glibc keeps the memory of a step, in huge pages.
+HEAP = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592"
+    ":glibc.malloc.trim_threshold=8589934592"
+}
 CONFIGS = ("quickstart", "quickstart_bpe", "quickstart_bytes")
 
 
@@ -54,7 +60,9 @@ def train(config: Path, folder: Path, changes: list[str]) -> dict:
     result = folder / "result.json"
     if not result.exists():
         command = [sys.executable, "-m", "hat", "train", str(config), "--out", str(folder)]
-        status = subprocess.run([*command, "--set", *changes], stdout=subprocess.DEVNULL).returncode
+        status = subprocess.run(
+            [*command, "--set", *changes], stdout=subprocess.DEVNULL, env=HEAP | os.environ
+        ).returncode
         if status:
             raise UserError(f"{config} ended with status {status}; its message stands above")
     return json.loads(result.read_text(encoding="utf-8"))
