@@ -21,9 +21,9 @@ def config() -> Experiment:
             encoder=StackConfig(num_layers=1, **byte_stack),
             connector=ConnectorConfig(hidden_size=128, num_heads=2),
             backbone=StackConfig(
-                hidden_size=128, num_layers=4, num_heads=2, intermediate_size=344, **shared
+                hidden_size=128, num_layers=3, num_heads=2, intermediate_size=344, **shared
             ),
-            decoder=StackConfig(num_layers=2, **byte_stack),
+            decoder=StackConfig(num_layers=3, **byte_stack),
             embedding_std=1.0,
             guide_init=0.0,
             dtype="float32",
