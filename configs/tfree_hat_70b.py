@@ -1,64 +1,28 @@
 """A HAT around the blocks of a Llama 70B: 69.30 billion parameters in the released layout.
 
-Sizes: arXiv 2603.15953; see `tfree_hat_8b_llama.py` for what is not published.
+The 8B one with other sizes (arXiv 2603.15953); see there for what is not published.
 """
 
-from __future__ import annotations
+from pathlib import Path
 
-from hat.data.config import DataConfig
-from hat.models.hat import ConnectorConfig, HatConfig
-from hat.models.layers import RopeScaling, StackConfig
-from hat.training.config import OptimizerConfig, PartConfig, ScheduleConfig, TrainingConfig
+from hat.config import load, override
 from hat.training.experiment import Experiment
 
 
-def model() -> HatConfig:
-    return HatConfig(
-        encoder=StackConfig(
-            hidden_size=2048,
-            num_layers=6,
-            num_heads=16,
-            intermediate_size=5632,
-            window=768,
-            rope_theta=500_000.0,
-        ),
-        connector=ConnectorConfig(hidden_size=8192, num_heads=64),
-        backbone=StackConfig(
-            hidden_size=8192,
-            num_layers=80,
-            num_heads=64,
-            num_kv_heads=8,
-            intermediate_size=28_672,
-            rope_theta=500_000.0,
-            rope_scaling=RopeScaling(),
-        ),
-        decoder=StackConfig(
-            hidden_size=2048,
-            num_layers=4,
-            num_heads=16,
-            intermediate_size=5632,
-            window=768,
-            rope_theta=500_000.0,
-        ),
-        remat="full",
-    )
-
-
 def config() -> Experiment:
-    return Experiment(
-        name="tfree_hat_70b",
-        model=model(),
-        # Room for 3,500 words and special ids; at 5.1 bytes a word both caps fill.
-        data=DataConfig(source="corpus", row_length=18_432, row_words=3_584),
-        training=TrainingConfig(
-            steps=20_000,
-            batch_size=1024,
-            # Published: the backbone frozen for 2,000 steps, then at a tenth of the rate. The rate
-            # itself, the batch and the number of steps are not.
-            optimizer=OptimizerConfig(
-                learning_rate=2.7e-4,
-                parts=(PartConfig("backbone", multiplier=0.1, freeze_until_step=2_000),),
-            ),
-            schedule=ScheduleConfig(warmup_fraction=0.025),
-        ),
+    small = load(Path(__file__).with_name("tfree_hat_8b_llama.py"))
+    bytewise = "hidden_size=2048", "num_heads=16", "intermediate_size=5632"
+    return override(
+        small,
+        [
+            "name=tfree_hat_70b",
+            *(f"model.encoder.{size}" for size in bytewise),
+            "model.connector.hidden_size=8192",
+            "model.connector.num_heads=64",
+            "model.backbone.hidden_size=8192",
+            "model.backbone.num_layers=80",
+            "model.backbone.num_heads=64",
+            "model.backbone.intermediate_size=28672",
+            *(f"model.decoder.{size}" for size in bytewise),
+        ],
     )

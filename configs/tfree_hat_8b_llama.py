@@ -5,8 +5,6 @@ published; those of Llama 3.1 (without the scaling, since no byte sees more than
 stand in for them.
 """
 
-from __future__ import annotations
-
 from hat.data.config import DataConfig
 from hat.models.hat import ConnectorConfig, HatConfig
 from hat.models.layers import RopeScaling, StackConfig
@@ -14,42 +12,27 @@ from hat.training.config import OptimizerConfig, PartConfig, ScheduleConfig, Tra
 from hat.training.experiment import Experiment
 
 
-def model() -> HatConfig:
-    return HatConfig(
-        encoder=StackConfig(
-            hidden_size=1024,
-            num_layers=6,
-            num_heads=8,
-            intermediate_size=2816,
-            window=768,
-            rope_theta=500_000.0,
-        ),
-        connector=ConnectorConfig(hidden_size=4096, num_heads=32),
-        backbone=StackConfig(
-            hidden_size=4096,
-            num_layers=32,
-            num_heads=32,
-            num_kv_heads=8,
-            intermediate_size=14_336,
-            rope_theta=500_000.0,
-            rope_scaling=RopeScaling(),
-        ),
-        decoder=StackConfig(
-            hidden_size=1024,
-            num_layers=4,
-            num_heads=8,
-            intermediate_size=2816,
-            window=768,
-            rope_theta=500_000.0,
-        ),
-        remat="full",
-    )
-
-
 def config() -> Experiment:
+    byte_stack = dict(
+        hidden_size=1024, num_heads=8, intermediate_size=2816, window=768, rope_theta=500_000.0
+    )
     return Experiment(
         name="tfree_hat_8b_llama",
-        model=model(),
+        model=HatConfig(
+            encoder=StackConfig(num_layers=6, **byte_stack),
+            connector=ConnectorConfig(hidden_size=4096, num_heads=32),
+            backbone=StackConfig(
+                hidden_size=4096,
+                num_layers=32,
+                num_heads=32,
+                num_kv_heads=8,
+                intermediate_size=14_336,
+                rope_theta=500_000.0,
+                rope_scaling=RopeScaling(),
+            ),
+            decoder=StackConfig(num_layers=4, **byte_stack),
+            remat="full",
+        ),
         # Room for 3,500 words and special ids; at 5.1 bytes a word both caps fill.
         data=DataConfig(source="corpus", row_length=18_432, row_words=3_584),
         training=TrainingConfig(

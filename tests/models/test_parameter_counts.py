@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 
 import jax
 import pytest
 
+from hat import config
 from hat.models.layers import StackConfig
 from hat.models.llama import LlamaConfig
 from tests.models import toy
@@ -30,7 +30,7 @@ NAMES = [*RELEASED, "tfree_hat_70b"]
 
 
 def load(name):
-    return runpy.run_path(str(CONFIGS / f"{name}.py"))["model"]().build()
+    return config.load(CONFIGS / f"{name}.py").model.build()
 
 
 @pytest.mark.parametrize("name", RELEASED)
