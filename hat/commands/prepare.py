@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
-import time
-
-SECONDS_BETWEEN_LINES = 2.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +45,7 @@ def run(arguments: argparse.Namespace) -> dict:
     """Prepares the corpus, prints its table, and returns the content of corpus.json."""
     from hat.data.config import DataConfig
     from hat.data.prepare import prepare
+    from hat.training.progress import Stages, warn
 
     config = DataConfig(
         source=arguments.source,
@@ -61,8 +58,9 @@ def run(arguments: argparse.Namespace) -> dict:
         text_field=arguments.text_field,
         strict=arguments.strict,
     )
-    corpus = prepare(config, arguments.out, _Lines(), lambda text: print(text, file=sys.stderr))
-    print(f"{corpus.folder}\n{table(corpus.info)}", file=sys.stderr)
+    with Stages("B") as progress:
+        corpus = prepare(config, arguments.out, progress, warn)
+    print(f"{corpus.folder}\n{table(corpus.info)}")
     return dataclasses.asdict(corpus.info)
 
 
@@ -80,17 +78,3 @@ def table(info) -> str:
         )
     lines += [f"skipped: {count} {reason}" for reason, count in info.skipped.items()]
     return "\n".join(lines)
-
-
-class _Lines:
-    """Progress as a plain line on standard error, every few seconds and for every stage."""
-
-    def __init__(self):
-        self._stage, self._printed = "", 0.0
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if stage != self._stage or now - self._printed > SECONDS_BETWEEN_LINES:
-            self._stage, self._printed = stage, now
-            whole = f" of {total / 1e6:.1f}" if total else ""
-            print(f"{stage}: {done / 1e6:.1f}{whole} MB", file=sys.stderr)

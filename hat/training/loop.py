@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -25,7 +24,7 @@ from hat.training.experiment import Experiment
 from hat.training.optimizer import learning_rate
 from hat.training.position import Clock, Position
 from hat.training.program import Program
-from hat.training.progress import Progress
+from hat.training.progress import Stages, warn
 from hat.training.report import Report
 from hat.training.run_folder import open_run
 from hat.training.step import StepMetrics, TrainState
@@ -178,17 +177,8 @@ class Run:
 
 def prepare_corpus(experiment: Experiment) -> Corpus:
     """The rows of the experiment's data, prepared if they are not there yet, and fit for its model."""
-    with ExitStack() as stack:
-        bars: dict[str, Progress] = {}
-
-        def progress(stage: str, done: int, total: int) -> None:
-            if stage not in bars:  # a total of 0 is one that is not known yet
-                bars[stage] = stack.enter_context(Progress(stage, total=total or None, unit="B"))
-            bars[stage].update(done)
-
-        corpus = prepare_cached(
-            experiment.data, progress=progress, warn=lambda text: print(text, file=sys.stderr)
-        )
+    with Stages("B") as progress:
+        corpus = prepare_cached(experiment.data, progress=progress, warn=warn)
     if corpus.info.num_ids > experiment.model.num_ids:
         raise UserError(
             f"the corpus has ids up to {corpus.info.num_ids}, the model's embedding "

@@ -107,6 +107,37 @@ class Progress:
         print(f"{self.description}{share}  {elapsed}  {self.text()}", file=self._stream, flush=True)
 
 
+class Stages:
+    """Progress of work in stages, one bar after the other: call it with (stage, done, total).
+
+    A total of 0 is one that is not known yet. `unit` as in `Progress`.
+    """
+
+    def __init__(self, unit: str = ""):
+        self._unit = unit
+        self._stage: str | None = None
+        self._progress: Progress | None = None
+
+    def __call__(self, stage: str, done: float, total: float) -> None:
+        if stage != self._stage:
+            self.__exit__(None)
+            self._stage = stage
+            self._progress = Progress(stage, total=total or None, unit=self._unit).__enter__()
+        self._progress.update(done)
+
+    def __enter__(self) -> Stages:
+        return self
+
+    def __exit__(self, kind: type | None, *rest: object) -> None:
+        if self._progress:
+            self._progress.__exit__(kind, *rest)
+
+
+def warn(text: str) -> None:
+    """A line on standard error that is no error."""
+    print(text, file=sys.stderr, flush=True)
+
+
 class _Bar:
     """The bar of a terminal, by rich."""
 

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from hat.training import progress as module
-from hat.training.progress import Progress, duration, quantity
+from hat.training.progress import Progress, Stages, duration, quantity
 
 
 class Clock:
@@ -108,3 +108,18 @@ def test_quantity(value, unit, text):
 ])
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_stages_follow_each_other(clock, capsys):
+    with Stages("B") as progress:
+        for done in (10, 2000):
+            clock.now += 1
+            progress("reading", done, 0)  # a total of 0 is not known yet
+        clock.now += 1
+        progress("packing", 500, 1000)
+        progress("packing", 1000, 1000)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("reading") and "%" not in lines[0]
+    assert lines[1].endswith("2.0 kB")
+    assert lines[2].startswith("packing  50%") and lines[-1].startswith("packing 100%")
+    assert len(lines) == 4
