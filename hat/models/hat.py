@@ -26,6 +26,7 @@ from hat.models.layers import (
     StackConfig,
     rope_table,
     rotate,
+    run_blocks,
     run_stack,
     stack_attention,
 )
@@ -110,17 +111,9 @@ class Encoder(nnx.Module):
         self.layers = Block(stack, rngs, stack=(stack.num_layers,))
 
     def __call__(self, ids, segment, position) -> jax.Array:
-        config, stack = self.config, self.config.encoder
-        x = self.embedding(ids)
-        rope = rope_table(position, stack)
-        attention = stack_attention(stack, segment)
-        return run_stack(
-            lambda block, x: block(x, rope, attention),
-            self.layers,
-            x,
-            scan=config.scan_layers,
-            remat=config.remat,
-        )
+        config, x = self.config, self.embedding(ids)
+        how = dict(scan=config.scan_layers, remat=config.remat)
+        return run_blocks(config.encoder, self.layers, x, position, segment, **how)
 
 
 class Connector(nnx.Module):
@@ -210,15 +203,8 @@ class Backbone(nnx.Module):
 
     def __call__(self, x, word_segment, word_position) -> jax.Array:
         config = self.config
-        rope = rope_table(word_position, config.backbone)
-        attention = stack_attention(config.backbone, word_segment)
-        return run_stack(
-            lambda block, x: block(x, rope, attention),
-            self.layers,
-            x,
-            scan=config.scan_layers,
-            remat=config.remat,
-        )
+        how = dict(scan=config.scan_layers, remat=config.remat)
+        return run_blocks(config.backbone, self.layers, x, word_position, word_segment, **how)
 
 
 class DecoderLayer(nnx.Module):

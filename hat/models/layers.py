@@ -272,5 +272,16 @@ def run_stack(apply, layers: nnx.Module, x, *, scan=True, remat="none"):
     return x
 
 
+def run_blocks(config: StackConfig, blocks: Block, x, position, segment, *, scan, remat) -> jax.Array:
+    """Whole rows x [B, T, d] through a stack of blocks; position and segment int [B, T].
+
+    scan and remat as in `run_stack`.
+    """
+    rope, attention = rope_table(position, config), stack_attention(config, segment)
+    return run_stack(
+        lambda block, x: block(x, rope, attention), blocks, x, scan=scan, remat=remat
+    )
+
+
 def _axes(stack, axes):
     return ("layers",) * len(stack) + tuple(axes)

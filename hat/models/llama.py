@@ -15,8 +15,7 @@ from flax import nnx
 
 from hat.errors import UserError
 from hat.models.flops import linear_flops, stack_flops
-from hat.models.layers import Block, Linear, RMSNorm, StackConfig, rope_table, run_stack
-from hat.models.layers import stack_attention
+from hat.models.layers import Block, Linear, RMSNorm, StackConfig, run_blocks
 from hat.models.model import (
     Batch,
     Embedding,
@@ -78,16 +77,10 @@ class Llama(nnx.Module):
 
     def run_backbone(self, x: jax.Array, batch: Batch) -> jax.Array:
         """[B, T, d] -> [B, T, d]."""
-        config, stack = self.config, self.config.stack
-        rope = rope_table(batch["position"], stack)
-        attention = stack_attention(stack, batch["segment"])
-        return run_stack(
-            lambda block, x: block(x, rope, attention),
-            self.backbone,
-            x,
-            scan=config.scan_layers,
-            remat=config.remat,
-        )
+        config = self.config
+        how = dict(scan=config.scan_layers, remat=config.remat)
+        position, segment = batch["position"], batch["segment"]
+        return run_blocks(config.stack, self.backbone, x, position, segment, **how)
 
 
 class LlamaHead(nnx.Module):

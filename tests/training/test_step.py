@@ -21,14 +21,19 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HAT_CACHE", str(tmp_path / "cache"))
 
 
-def run_steps(experiment, mesh: MeshConfig, steps: int = 3):
-    """(bits per byte of every step, parameters after them) on a mesh."""
-    training = dataclasses.replace(experiment.training, mesh=mesh)
-    experiment = dataclasses.replace(experiment, training=training)
-    corpus = loop.prepare_corpus(experiment)
-    loader = loop.Loader(corpus, training.batch_size, training.seed)
+def compiled(experiment) -> tuple[Program, loop.Loader]:
+    training = experiment.training
+    loader = loop.Loader(loop.prepare_corpus(experiment), training.batch_size, training.seed)
     program = Program(experiment, loop.global_shapes(loader, training.batch_size))
     program.compile()
+    return program, loader
+
+
+def run_steps(experiment, mesh: MeshConfig, steps: int = 3):
+    """(nats per target of every step, parameters after them) on a mesh."""
+    training = dataclasses.replace(experiment.training, mesh=mesh)
+    experiment = dataclasses.replace(experiment, training=training)
+    program, loader = compiled(experiment)
     state, nats = program.init(), []
     for index in range(steps):
         state, metrics = program.step(state, program.place(loader.batch(index)), 1e-3)
@@ -66,11 +71,7 @@ def test_accumulated_pieces_are_the_whole_batch(tmp_path, make):
 
 
 def test_the_state_is_donated_and_sharded(tmp_path):
-    experiment = tiny.experiment(tmp_path)
-    corpus = loop.prepare_corpus(experiment)
-    loader = loop.Loader(corpus, 8, 0)
-    program = Program(experiment, loop.global_shapes(loader, 8))
-    program.compile()
+    program, loader = compiled(tiny.experiment(tmp_path))
     state = program.init()
     kernel = state.params["backbone"]["layers"]["mlp"]["gate"]["kernel"]
     assert not unsharded_leaves(program.state_shardings, program.abstract_state)
@@ -81,11 +82,7 @@ def test_the_state_is_donated_and_sharded(tmp_path):
 
 def test_the_gradient_is_of_nats_per_target(tmp_path):
     """Against finite differences of the reported loss, along the gradient itself."""
-    experiment = tiny.experiment(tmp_path)
-    corpus = loop.prepare_corpus(experiment)
-    loader = loop.Loader(corpus, 8, 0)
-    program = Program(experiment, loop.global_shapes(loader, 8))
-    program.compile()
+    program, loader = compiled(tiny.experiment(tmp_path))
     state = program.init()
     params = jax.device_get(state.params)
     batch = program.place(loader.batch(0))
