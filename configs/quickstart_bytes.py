@@ -15,10 +15,10 @@ def config() -> Experiment:
         name="quickstart_bytes",
         model=LlamaConfig(
             stack=StackConfig(
-                hidden_size=128,
-                num_layers=6,
+                hidden_size=96,
+                num_layers=4,
                 num_heads=2,
-                intermediate_size=352,
+                intermediate_size=256,
                 window=128,
                 qk_norm=True,
                 residual_init=0.0,
@@ -28,6 +28,6 @@ def config() -> Experiment:
             dtype="float32",
             scan_layers=False,
         ),
-        data=dataclasses.replace(quickstart.data, tokenizer="bytes"),
+        data=dataclasses.replace(quickstart.data, tokenizer="bytes", row_length=256),
         training=quickstart.training,
     )

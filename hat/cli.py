@@ -6,7 +6,8 @@ imports what is heavy inside `run`, so that `hat --help` answers at once.
 
 Standard output carries results, standard error everything else. With `--json` the last line of
 standard output is one JSON object and there is no other. Exit status: 0, 2 after a mistake of the
-user (one line on standard error), 130 after an interrupt; a traceback is a bug of ours.
+user (one line on standard error), 75 where the machine failed and the same command may succeed,
+130 after an interrupt; a traceback is a bug of ours.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import math
 import os
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -39,11 +40,18 @@ class Command(NamedTuple):
 COMMANDS = {
     "prepare": Command("hat.commands.prepare", "turn text into packed rows on disk"),
     "train": Command("hat.commands.train", "train the experiment of a config file, or resume it"),
+    "launch": Command("hat.commands.launch", "start a run on this machine, TPUs, GKE or SLURM"),
     "generate": Command("hat.commands.generate", "continue prompts with a trained model"),
     "evaluate bits-per-byte": Command("hat.commands.evaluate", "score files with a trained model"),
+    "plan": Command("hat.commands.plan", "predict memory and speed on a pod that is not there"),
+    "convert": Command("hat.commands.convert", "read and write checkpoints of other formats"),
+    "evaluate fairness": Command(
+        "hat.commands.fairness", "compare splitters and tokenizers over parallel text"
+    ),
+    "perturb": Command("hat.commands.perturb", "show what a perturbation does to a text"),
     "params": Command("hat.commands.params", "count the parameters of a config, part by part"),
 }
-GROUPS = {"evaluate": "measure a trained model", "bench": "run a benchmark"}
+GROUPS = {"evaluate": "measure models, splitters and tokenizers", "bench": "run a benchmark"}
 
 # What the operating system refuses is for the user to mend: one line, no traceback.
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -100,10 +108,24 @@ def _main(argv: list[str]) -> int:
     if not arguments.json:
         module.run(arguments)
         return 0
-    with contextlib.redirect_stdout(sys.stderr):
+    with _stdout_to_stderr():
         result = module.run(arguments)
     print(json.dumps(plain(result), allow_nan=False))
     return 0
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Also what native libraries print, such as gloo where it connects two processes."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _resolve(argv: list[str], commands: dict[str, Command]) -> str:

@@ -19,12 +19,14 @@ PACKAGES = {
     "hat.models": set(),
     "hat.data": {"hat.text"},
     "hat.training": {"hat.text", "hat.data", "hat.models"},
+    "hat.planning": {"hat.models", "hat.data", "hat.training"},
     "hat.inference": {"hat.text", "hat.data", "hat.models", "hat.training"},
     "hat.conversion": {"hat.text", "hat.models"},
     "hat.byte_exact": {"hat.text", "hat.models", "hat.inference"},
     "hat.compression": {"hat.text", "hat.models", "hat.inference"},
     "hat.dynamic_tokenization": {"hat.text", "hat.models", "hat.inference"},
     "hat.evaluation": {"hat.text", "hat.data", "hat.models", "hat.inference"},
+    "hat.launching": set(),
 }
 SEES_EVERYTHING = {"hat.commands", "hat.benchmarks", "hat.cli", "hat.__main__", "hat"}
 
@@ -45,6 +47,7 @@ ONLY = {  # and nothing else, the standard library aside
     "hat.errors": {"hat"},
     "hat.config": {"hat"},
     "hat.cli": {"hat"},
+    "hat.launching": {"hat"},
 }
 
 

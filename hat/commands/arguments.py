@@ -8,10 +8,13 @@ from typing import Any
 from hat.config import load, override
 
 
-def add_experiment(parser: argparse.ArgumentParser) -> None:
-    """CONFIG and --set, for `read_experiment`."""
-    parser.add_argument("config", metavar="CONFIG",
-                        help="a Python file that defines config(), such as configs/quickstart.py")
+def add_experiment(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """CONFIG and --set, for `read_experiment`; with a default, CONFIG may be left out."""
+    said = "" if default is None else f" (default: {default})"
+    parser.add_argument("config", metavar="CONFIG", nargs=None if default is None else "?",
+                        default=default,
+                        help="a Python file that defines config(), such as configs/quickstart.py"
+                        + said)
     parser.add_argument("--set", metavar="A.B=C", nargs="+", action="extend", default=[],
                         help="change fields of the config, such as training.seed=1")
 

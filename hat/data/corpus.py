@@ -18,6 +18,7 @@ from hat.text.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 
 FORMAT_VERSION = 1
 INFO_FILE = "corpus.json"
+MAX_SHARDS = 99_999  # their names have five digits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +39,23 @@ class SplitInfo:
 
 
 @dataclasses.dataclass(frozen=True)
+class Sharding:
+    """How documents are shuffled into shards (hat.data.sharded). UserError where it cannot be."""
+
+    shards: int | None = None  # of each split; None: by the size of the source
+    deduplicate: bool = False  # keep only the first, in source order, of equal documents
+
+    def __post_init__(self):
+        if self.shards is not None and not 1 <= self.shards <= MAX_SHARDS:
+            raise UserError(f"{self.shards} shards cannot be: give 1 to {MAX_SHARDS:,}")
+
+
+@dataclasses.dataclass(frozen=True)
 class CorpusInfo:
     """The content of corpus.json. splitter: the name of the rule, and tokenizer None; or
-    tokenizer: the name of the vocabulary, and splitter and row_words None."""
+    tokenizer: the name of the vocabulary, and splitter and row_words None. bucket_lengths: where
+    documents were cut into pieces of these lengths, of which the corpus holds those of row_length
+    (hat.text.buckets)."""
 
     version: int
     fingerprint: str
@@ -54,6 +69,8 @@ class CorpusInfo:
     validation_fraction: float
     skipped: dict[str, int]
     splits: dict[str, SplitInfo]
+    bucket_lengths: tuple[int, ...] = ()
+    sharding: Sharding | None = None  # None: rows in source order
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -69,7 +86,11 @@ class CorpusInfo:
             values = fields["splits"][name]
             lists = {key: tuple(values[key]) for key in ("shards", "shard_rows")}
             splits[name] = SplitInfo(**(values | lists))
-        return cls(**(fields | {"splits": splits}))
+        buckets = tuple(fields.get("bucket_lengths", ()))
+        sharding = fields.get("sharding")  # corpora older than shards have none
+        sharding = None if sharding is None else Sharding(**sharding)
+        read = {"splits": splits, "bucket_lengths": buckets, "sharding": sharding}
+        return cls(**(fields | read))
 
 
 class Corpus:
@@ -129,8 +150,11 @@ class Corpus:
         count = self.num_rows(split)
         for first in range(0, count, batch_size):
             rows = [self.row(split, i) for i in range(first, min(first + batch_size, count))]
-            empty = self._expand(empty_row(has_words=self.info.splitter is not None))
-            yield _stack(rows + [empty] * (batch_size - len(rows)))
+            yield _stack(rows + [self.padding()] * (batch_size - len(rows)))
+
+    def padding(self) -> dict[str, np.ndarray]:
+        """A row of padding alone: int32 arrays [T] and [N]."""
+        return self._expand(empty_row(has_words=self.info.splitter is not None))
 
     def _split(self, name: str) -> SplitInfo:
         if name not in self.info.splits:

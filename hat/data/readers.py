@@ -1,4 +1,4 @@
-"""Texts out of files: plain, .gz and .zst streams, JSONL lines, Parquet columns."""
+"""Texts out of files: plain, .gz and .zst streams, JSONL lines, Parquet columns, ArrayRecords."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from hat.data.records import is_row
 from hat.errors import UserError
 
 COMPRESSED = (".gz", ".zst")
@@ -16,7 +17,7 @@ CHUNK_BYTES = 1 << 20
 
 
 class DamagedFile(Exception):
-    """A compressed or Parquet file that breaks off or is not what its suffix says."""
+    """A file that breaks off or is not what its suffix says."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +78,27 @@ def parquet_texts(path: Path, field: str) -> Iterator[bytes | BadLine]:
                     else:
                         yield value if isinstance(value, bytes) else value.encode()
     except (pyarrow.ArrowInvalid, OSError) as error:
+        raise DamagedFile(str(error).splitlines()[0]) from None
+
+
+def array_record_texts(path: Path) -> Iterator[bytes]:
+    """One item for each record of an ArrayRecord file: its bytes, taken for UTF-8.
+
+    UserError where the records are rows of a prepared corpus.
+    """
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    reader = ArrayRecordReader(str(path))
+    if not reader.ok():  # which is all that it says
+        raise DamagedFile("no ArrayRecord file")
+    try:
+        for _ in range(reader.num_records()):
+            record = reader.read()  # the next one: every chunk is decompressed once
+            if is_row(record):
+                raise UserError(f"{path}: rows of a prepared corpus: give the text they came from")
+            yield record
+        reader.close()  # which finds damage, too
+    except RuntimeError as error:
         raise DamagedFile(str(error).splitlines()[0]) from None
 
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import struct
+import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,13 +28,14 @@ WRITER_OPTIONS = "group_size:1,zstd:3"  # one row a chunk: random access reads n
 _HEADER = struct.Struct("<4sBBI")
 _ARRAY = struct.Struct("<BI")
 _MAGIC = b"HROW"
+_ITEM_TYPES = tuple(map(np.dtype, ("<u1", "<u2", "<u4")))
 
 
 def encode_row(row: Row) -> bytes:
     arrays = [row.ids, row.lengths]
     if row.starts is not None:
         arrays.append(row.lags * 2 + row.starts)
-    packed = [array.astype(f"<u{_item_bytes(array)}") for array in arrays]
+    packed = [array.astype(_item_type(array)) for array in arrays]
     body = b"".join(
         [_ARRAY.pack(array.itemsize, array.size) for array in packed]
         + [array.tobytes() for array in packed]
@@ -60,52 +63,92 @@ def decode_row(record: bytes) -> Row:
     return Row(ids, lengths, marks % 2 == 1, marks // 2)
 
 
-class ShardWriter:
-    """Writes the rows of one split, in order, into shards SPLIT-00000-of-00003.arrayrecord.
+def is_row(record: bytes) -> bool:
+    """Whether this is an encoded row, and no text."""
+    return record.startswith(_MAGIC + bytes([VERSION]))
 
-    OSError where the disk is full or not writable.
+
+class RowFile:
+    """One file of rows, which appears under its name when it is closed: whole, and on the disk.
+
+    Nothing appears where no row was written. OSError where the disk is full or not writable.
     """
 
-    def __init__(self, folder: Path, split: str, row_length: int):
-        self._folder = folder
-        self._split = split
-        self._rows_per_shard = max(1, IDS_PER_SHARD // row_length)
+    def __init__(self, path: Path):
+        self._path = path
+        # Two writers of the same shard, of which one is thought dead, must not meet.
+        self._partial = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
         self._writer = None
-        self.shard_rows: list[int] = []  # rows of every shard begun
+        self.rows = 0
 
     def write(self, row: Row) -> None:
         if self._writer is None:
             from array_record.python.array_record_module import ArrayRecordWriter
 
-            path = self._part(len(self.shard_rows))
             with _system_errors():
-                self._writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)
-            self.shard_rows.append(0)
+                self._writer = ArrayRecordWriter(str(self._partial), WRITER_OPTIONS)
         with _system_errors():
             self._writer.write(encode_row(row))
-        self.shard_rows[-1] += 1
-        if self.shard_rows[-1] == self._rows_per_shard:
-            self._close_shard()
+        self.rows += 1
 
-    def finish(self) -> list[str]:
-        """Closes and names the shards, synced to disk; their file names."""
-        self._close_shard()
-        names = []
-        for number in range(len(self.shard_rows)):
-            name = f"{self._split}-{number:05d}-of-{len(self.shard_rows):05d}.arrayrecord"
-            sync(self._part(number))
-            os.rename(self._part(number), self._folder / name)
-            names.append(name)
-        return names
-
-    def _close_shard(self) -> None:
+    def close(self) -> None:
         if self._writer is not None:
             with _system_errors():
                 self._writer.close()
             self._writer = None
+            sync(self._partial)
+            os.rename(self._partial, self._path)
+
+
+class ShardWriter:
+    """Writes the rows of one split, in order, into shards SPLIT-00000-of-00003.arrayrecord."""
+
+    def __init__(self, folder: Path, split: str, row_length: int):
+        self._folder = folder
+        self._split = split
+        self._rows_per_shard = max(1, IDS_PER_SHARD // row_length)
+        self._shards: list[RowFile] = []
+
+    def write(self, row: Row) -> None:
+        if not self._shards or self._shards[-1].rows == self._rows_per_shard:
+            self._close_last()
+            self._shards.append(RowFile(self._part(len(self._shards))))
+        self._shards[-1].write(row)
+
+    def finish(self) -> list[str]:
+        """Closes and names the shards; their file names."""
+        self._close_last()
+        names = []
+        for number in range(len(self._shards)):
+            names.append(shard_name(self._split, number, len(self._shards)))
+            os.rename(self._part(number), self._folder / names[-1])
+        return names
+
+    @property
+    def shard_rows(self) -> list[int]:
+        """Rows of every shard begun."""
+        return [shard.rows for shard in self._shards]
+
+    def _close_last(self) -> None:
+        if self._shards:
+            self._shards[-1].close()
 
     def _part(self, number: int) -> Path:
-        return self._folder / f"{self._split}-{number:05d}.part"
+        return self._folder / f"{self._split}-{number:05d}"
+
+
+def shard_name(split: str, number: int, count: int) -> str:
+    return f"{split}-{number:05d}-of-{count:05d}.arrayrecord"
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """The file appears whole and on the disk, or not at all."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(partial, path)
 
 
 @contextlib.contextmanager
@@ -126,6 +169,27 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _item_bytes(array: np.ndarray) -> int:
-    top = int(array.max(initial=0))
-    return 1 if top < 1 << 8 else 2 if top < 1 << 16 else 4
+def _item_type(array: np.ndarray) -> np.dtype:
+    """The narrowest that holds these numbers, none of which is negative."""
+    top = array.max(initial=0)
+    return _ITEM_TYPES[0 if top < 1 << 8 else 1 if top < 1 << 16 else 2]
+
+
+@contextlib.contextmanager
+def appearing(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that becomes it, synced, once the body is through."""
+    partial = f".{out.name}.partial-"
+    for left in out.parent.glob(f"{partial}*"):  # by a process that died
+        shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(prefix=partial, dir=out.parent))
+    try:
+        yield folder
+        for path in folder.iterdir():
+            sync(path)
+        sync(folder)
+        folder.chmod(0o755)  # mkdtemp makes it private
+        os.rename(folder, out)
+        sync(out.parent)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

@@ -1,17 +1,19 @@
 """Where documents come from: the standard library, a file or a folder.
 
-A text file is one document; JSONL and Parquet files hold one per line or row. A folder is read
-recursively in the order of its relative paths, and what is not text in it is skipped and counted.
+A text file is one document; JSONL, Parquet and ArrayRecord files hold one per line, row or record.
+A folder is read recursively in the order of its relative paths, and what is not text in it is
+skipped and counted.
 """
 
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import dataclasses
 import hashlib
 import os
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from hat.data import readers
@@ -24,8 +26,9 @@ BINARY_SUFFIXES = frozenset(
     ".7z .a .avi .bin .bmp .bz2 .class .dll .doc .docx .dylib .exe .flac .gif .ico .jar .jpeg "
     ".jpg .lzma .mkv .mov .mp3 .mp4 .npy .npz .o .ogg .otf .pdf .pickle .pkl .png .ppt .pptx .pt "
     ".pyc .rar .safetensors .so .sqlite .tar .tgz .tif .tiff .ttf .wasm .wav .webm .webp .whl "
-    ".woff .woff2 .xls .xlsx .xz .zip .arrayrecord".split()
+    ".woff .woff2 .xls .xlsx .xz .zip".split()
 )
+RECORD_KINDS = ("jsonl", "parquet", "arrayrecord")  # files of many documents
 SHOWN_BAD_LINES = 5
 
 
@@ -67,9 +70,18 @@ class Skipped:
         if self._strict:
             raise UserError(f"{file}:{bad.line}: {bad.reason} (strict: mend or remove this line)")
         self.counts[bad.kind] += 1
+        self._tell(f"skipped {file}:{bad.line}: {bad.reason}")
+
+    def merge(self, counts: Mapping[str, int], told: Iterable[str]) -> None:
+        """Adds what another one counted, and what it told its `warn`."""
+        self.counts.update(counts)
+        for text in told:
+            self._tell(text)
+
+    def _tell(self, text: str) -> None:
         self._shown += 1
         if self._shown <= SHOWN_BAD_LINES:
-            self._warn(f"skipped {file}:{bad.line}: {bad.reason}")
+            self._warn(text)
         elif self._shown == SHOWN_BAD_LINES + 1:
             self._warn("more lines are skipped; the corpus tells how many")
 
@@ -80,48 +92,24 @@ class Source:
     def __init__(self, location: str, text_field: str = "text"):
         """UserError where there is nothing to read."""
         self._text_field = text_field
-        self._skipped = collections.Counter()
+        self.skipped: collections.Counter[str] = collections.Counter()  # files, by reason
         if location == "stdlib":
             root = Path(sysconfig.get_paths()["stdlib"])
             paths = _library_files(root)
         else:
             root = Path(location).expanduser()
             paths = self._user_files(root)
-        self.files = sorted((_describe(p, root) for p in paths), key=lambda file: file.name)
+        with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing is without Python's lock
+            files = list(pool.map(lambda path: _describe(path, root), paths))
+        self.files = sorted(files, key=lambda file: file.name)
         if not self.files:
-            told = "".join(f"; {count} {why}" for why, count in sorted(self._skipped.items()))
+            told = "".join(f"; {count} {why}" for why, count in sorted(self.skipped.items()))
             raise UserError(f"{root}: no text in this folder{told}")
 
     def documents(self, skipped: Skipped) -> Iterator[Document]:
-        """All documents that are not empty. UserError for a file that breaks off or is not what
-        its suffix says; what is left out is counted in `skipped`."""
-        for reason, count in self._skipped.items():
-            skipped.counts[reason] += count
-        for file in self.files:
-            for item in self._read(file):
-                if isinstance(item, BadLine):
-                    skipped.line(file.name, item)
-                elif item.data:
-                    yield item
-                else:
-                    skipped.file("empty documents")
-
-    def _read(self, file: SourceFile) -> Iterator[Document | BadLine]:
-        kind = _kind(file.path)
-        try:
-            if kind == "text":
-                yield Document(b"".join(readers.chunks(file.path)), file.name)
-                return
-            if kind == "parquet":
-                items = readers.parquet_texts(file.path, self._text_field)
-            else:
-                items = readers.jsonl_texts(readers.chunks(file.path), self._text_field)
-            for number, item in enumerate(items, start=1):
-                yield item if isinstance(item, BadLine) else Document(item, file.name, number)
-        except DamagedFile as error:
-            raise UserError(f"{file.path}: damaged or cut short ({error}): copy it again") from None
-        except OSError as error:
-            raise UserError(f"{file.path}: cannot be read: {error.strerror or error}") from None
+        """All documents, as `read_documents`; what is left out is counted in `skipped`."""
+        skipped.merge(self.skipped, ())
+        yield from read_documents(self.files, self._text_field, skipped)
 
     def _user_files(self, root: Path) -> list[Path]:
         if not root.exists():
@@ -138,14 +126,55 @@ class Source:
             for name in names:
                 path = Path(folder, name)
                 if name.startswith("."):
-                    self._skipped["hidden files"] += 1
+                    self.skipped["hidden files"] += 1
                 elif not path.is_file():
-                    self._skipped["special files"] += 1
+                    self.skipped["special files"] += 1
                 elif why := _not_text(path):
-                    self._skipped[f"files with {why}"] += 1
+                    self.skipped[f"files with {why}"] += 1
                 else:
                     found.append(path)
         return found
+
+
+def read_documents(
+    files: Iterable[SourceFile], text_field: str, skipped: Skipped
+) -> Iterator[Document]:
+    """The documents of these files that are not empty. UserError for a file that breaks off or is
+    not what its suffix says; what is left out is counted in `skipped`."""
+    for file in files:
+        for item in _read(file, text_field):
+            if isinstance(item, BadLine):
+                skipped.line(file.name, item)
+            elif item.data:
+                yield item
+            else:
+                skipped.file("empty documents")
+
+
+def _read(file: SourceFile, text_field: str) -> Iterator[Document | BadLine]:
+    kind = _kind(file.path)
+    try:
+        if kind == "text":
+            yield Document(b"".join(readers.chunks(file.path)), file.name)
+            return
+        if kind == "parquet":
+            items = readers.parquet_texts(file.path, text_field)
+        elif kind == "arrayrecord":
+            items = readers.array_record_texts(file.path)
+        else:
+            items = readers.jsonl_texts(readers.chunks(file.path), text_field)
+        for number, item in enumerate(items, start=1):
+            yield item if isinstance(item, BadLine) else Document(item, file.name, number)
+    except DamagedFile as error:
+        raise UserError(f"{file.path}: damaged or cut short ({error}): copy it again") from None
+    except OSError as error:
+        raise UserError(f"{file.path}: cannot be read: {error.strerror or error}") from None
+
+
+def no_text(location: str, skipped: Skipped) -> UserError:
+    """What to raise where a source has no document."""
+    told = "".join(f"; {count} {why}" for why, count in sorted(skipped.counts.items()))
+    return UserError(f"{location}: no document with text{told}")
 
 
 def _library_files(root: Path) -> list[Path]:
@@ -158,9 +187,9 @@ def _library_files(root: Path) -> list[Path]:
 
 
 def _kind(path: Path) -> str:
-    """ "text", "jsonl" or "parquet", by the suffix under a .gz or .zst."""
-    suffix = _plain(path).suffix.lower()
-    return suffix[1:] if suffix in (".jsonl", ".parquet") else "text"
+    """ "text" or one of RECORD_KINDS, by the suffix under a .gz or .zst."""
+    kind = _plain(path).suffix.lower()[1:]
+    return kind if kind in RECORD_KINDS else "text"
 
 
 def _plain(path: Path) -> Path:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hat.models.attention import masked_attention
+from hat.models.attention.plain import masked_attention
 from hat.models.layers import StackConfig, rope_table
 from hat.models.model import LanguageModel, Params
 

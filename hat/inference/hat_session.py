@@ -28,7 +28,7 @@ from hat.inference.caches import (
     stack_cache,
     write,
 )
-from hat.models.attention import masked_attention
+from hat.models.attention.plain import masked_attention
 from hat.models.hat import Decoder, HatModel
 from hat.models.model import Params
 from hat.text.ids import BOS, EOT, NUM_BYTES, PAD
@@ -214,7 +214,7 @@ def _encode(model, params, state: HatState, ids, step: Step) -> tuple[HatState, 
         step,
         model.config.encoder,
     )
-    k, v = module.connector.keys_values(x, step.position[:, None])
+    k, v = module.connector.keys_values(x)
     connector = write(state.connector, 0, k, v, step)
     return state._replace(encoder=encoder, connector=connector), x
 
@@ -229,9 +229,10 @@ def _complete_word(model, params, state: HatState, latest, spans, complete) -> H
     index, start, end = spans.T
     held = held_positions(state.connector.size, latest)
     inside = (held >= start[:, None]) & (held < end[:, None])
+    query = module.connector.shared_query()
     pooled = masked_attention(
-        module.connector.queries(index[:, None]),
-        state.connector.keys[0],
+        jnp.broadcast_to(query, (len(index), 1, *query.shape)),
+        module.connector.rotate_keys(state.connector.keys[0], held, index[:, None]),
         state.connector.values[0],
         inside[:, None, :],
     )

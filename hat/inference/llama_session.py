@@ -84,7 +84,7 @@ class LlamaSession:
             if not (token or id in (self.bos, self.pad)):
                 raise ValueError(f"id {id} cannot be read: push a token, BOS={self.bos} or "
                                  f"PAD={self.pad}")
-            if token and position < 0:
+            if token and id != self.bos and position < 0:
                 raise ValueError("a row's first id must be BOS")
 
 

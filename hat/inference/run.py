@@ -46,10 +46,16 @@ def load_run(path: str | Path) -> Run:
         params, _ = checkpoints.restore_params(model.abstract_params())
     finally:
         checkpoints.close()
-    data = experiment.data
-    splitter = tokenizer = None
-    if data.tokenizer is None:
-        splitter = make_splitter(data.splitter)
-    else:
-        tokenizer = ByteTokenizer() if data.tokenizer == "bytes" else load_tokenizer(path)
+    rule = load_rule(path)
+    is_tokenizer = isinstance(rule, Tokenizer)
+    splitter, tokenizer = (None, rule) if is_tokenizer else (rule, None)
     return Run(experiment, model, params, splitter, tokenizer)
+
+
+def load_rule(path: str | Path) -> Splitter | Tokenizer:
+    """The splitter of the HAT, or the tokenizer of the Llama, that is trained at `path`. There may
+    be no checkpoint yet. UserError: no such folder, no config.json in it, an unreadable one."""
+    data = read_experiment(Path(path)).data
+    if data.tokenizer is None:
+        return make_splitter(data.splitter)
+    return ByteTokenizer() if data.tokenizer == "bytes" else load_tokenizer(path)

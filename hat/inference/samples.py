@@ -10,12 +10,12 @@ from hat.models.model import LanguageModel, Params
 from hat.text.splitters import make_splitter
 
 if TYPE_CHECKING:
-    from hat.data.corpus import Corpus
+    from hat.data.mixture import Mixture
     from hat.training.experiment import Experiment
 
 
 def sample_texts(
-    experiment: Experiment, model: LanguageModel, params: Params, corpus: Corpus
+    experiment: Experiment, model: LanguageModel, params: Params, corpus: Mixture
 ) -> list[str]:
     """The configured prompts (`training.samples`), each with its continuation; bytes that are no
     UTF-8 are shown as U+FFFD. The random numbers are the same every time, so that what changes

@@ -14,18 +14,18 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from hat.errors import UserError
-from hat.models.flops import linear_flops, stack_flops
+from hat.models.attention import Form
+from hat.models.connector import Connector, ConnectorConfig
+from hat.models.flops import linear_flops, segment_lengths, stack_flops, total
 from hat.models.layers import (
     Block,
     Linear,
     RMSNorm,
     StackConfig,
     rope_table,
-    rotate,
     run_blocks,
     run_stack,
     stack_attention,
@@ -49,28 +49,13 @@ PAD = 258  # the largest id of a batch
 
 
 @dataclasses.dataclass(frozen=True)
-class ConnectorConfig:
-    """Cross-attention of one learned query over the bytes of a word."""
-
-    hidden_size: int  # all heads together
-    num_heads: int
-    qk_norm: bool = False
-
-    def __post_init__(self):
-        if self.hidden_size % (2 * self.num_heads):
-            raise UserError(
-                f"connector hidden_size {self.hidden_size} must be an even multiple of "
-                f"num_heads {self.num_heads}"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
 class HatConfig:
     """A HAT. d is the width of encoder and decoder, D that of the backbone.
 
     guide: "earliest" conditions a byte on the last word known to be complete once it is read, and
     is causal; "released" always on the word before its own, which in a word opened by a
     multi-byte character looks ahead inside that character, as the published checkpoints do.
+    attention: the form behind `hat.models.attention.attend`, of all three stacks.
     """
 
     encoder: StackConfig
@@ -84,6 +69,7 @@ class HatConfig:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of matrices and activations
     scan_layers: bool = True
     remat: Literal["none", "dots", "full"] = "none"
+    attention: Form = "auto"
 
     def __post_init__(self):
         check_choices(self)
@@ -112,86 +98,8 @@ class Encoder(nnx.Module):
 
     def __call__(self, ids, segment, position) -> jax.Array:
         config, x = self.config, self.embedding(ids)
-        how = dict(scan=config.scan_layers, remat=config.remat)
+        how = dict(scan=config.scan_layers, remat=config.remat, attention=config.attention)
         return run_blocks(config.encoder, self.layers, x, position, segment, **how)
-
-
-class Connector(nnx.Module):
-    """Pools the bytes of every word: one learned query, its heads' softmax within the word.
-
-    The query is rotated by the word's index and the keys by the bytes' (both within the
-    document), with the encoder's frequencies.
-    """
-
-    def __init__(self, config: HatConfig, rngs):
-        shape = config.connector
-        byte_size, word_size = config.encoder.hidden_size, config.backbone.hidden_size
-        self.num_heads = shape.num_heads
-        self.rope = dataclasses.replace(
-            config.encoder, head_dim=shape.hidden_size // shape.num_heads
-        )
-        self.query = nnx.Param(
-            jax.random.normal(rngs.params(), (word_size,)), logical=("embed",)
-        )
-        self.q = Linear(rngs, word_size, shape.hidden_size, ("embed", "heads"))
-        self.k = Linear(rngs, byte_size, shape.hidden_size, ("embed", "heads"))
-        self.v = Linear(rngs, byte_size, shape.hidden_size, ("embed", "heads"))
-        self.o = Linear(rngs, shape.hidden_size, word_size, ("heads", "embed"))
-        norm = dict(eps=config.encoder.norm_eps, axis=None)
-        self.q_norm = RMSNorm(self.rope.head_size, **norm) if shape.qk_norm else None
-        self.k_norm = RMSNorm(self.rope.head_size, **norm) if shape.qk_norm else None
-
-    def queries(self, word_position: jax.Array) -> jax.Array:
-        """Rotated queries [B, N, H, K] of words at the given indices int [B, N]."""
-        q = self.q(self.query[...].astype(self.q.kernel[...].dtype))
-        q = q.reshape(1, 1, self.num_heads, -1)
-        if self.q_norm is not None:
-            q = self.q_norm(q)
-        q = jnp.broadcast_to(q, (*word_position.shape, *q.shape[2:]))
-        return rotate(q, rope_table(word_position, self.rope))
-
-    def keys_values(self, x: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Rotated keys and values [B, T, H, K] of byte activations [B, T, d]."""
-        k = self.k(x).reshape(*x.shape[:2], self.num_heads, -1)
-        v = self.v(x).reshape(k.shape)
-        if self.k_norm is not None:
-            k = self.k_norm(k)
-        return rotate(k, rope_table(position, self.rope)), v
-
-    def __call__(self, x, position, word, word_position) -> jax.Array:
-        """x [B, T, d], word int [B, T] (N at padding) -> word embeddings [B, N, D]."""
-        q = self.queries(word_position)
-        k, v = self.keys_values(x, position)
-        num_words = word_position.shape[1]
-        inside = jnp.minimum(word, num_words - 1)
-        q = jnp.take_along_axis(q, inside[:, :, None, None], axis=1)
-        scores = jnp.sum(q.astype(jnp.float32) * k.astype(jnp.float32), axis=-1)
-        scores = scores / jnp.sqrt(jnp.float32(k.shape[-1]))
-        pooled = segment_softmax_pool(scores, v, word, num_words)
-        return self.o(pooled.reshape(*word_position.shape, -1))
-
-
-def segment_softmax_pool(scores, values, word, num_words: int) -> jax.Array:
-    """Softmax-weighted sums of the bytes of every word.
-
-    scores float32 [B, T, H], values [B, T, H, K], word int [B, T] non-decreasing along T, with
-    num_words at padding -> [B, N, H, K] in the dtype of values; words without bytes give 0.
-    """
-    batch, length, heads = scores.shape
-    # One flat, sorted segment index; every row has one more segment for its padding.
-    flat = (word + jnp.arange(batch)[:, None] * (num_words + 1)).reshape(-1)
-    count = batch * (num_words + 1)
-    segment = dict(num_segments=count, indices_are_sorted=True)
-    scores = scores.reshape(-1, heads)
-    top = jax.lax.stop_gradient(jax.ops.segment_max(scores, flat, **segment))
-    weights = jnp.exp(scores - top[flat])
-    total = jax.ops.segment_sum(weights, flat, **segment)
-    # Weights that sum to one per word, before the sum: a word without bytes has no quotient.
-    weights = weights / total[flat]
-    # Summed in float32: in bfloat16 the error would grow with the length of the word.
-    weighted = weights[..., None] * values.reshape(-1, *values.shape[2:])
-    pooled = jax.ops.segment_sum(weighted, flat, **segment).astype(values.dtype)
-    return pooled.reshape(batch, num_words + 1, *values.shape[2:])[:, :num_words]
 
 
 class Backbone(nnx.Module):
@@ -203,7 +111,7 @@ class Backbone(nnx.Module):
 
     def __call__(self, x, word_segment, word_position) -> jax.Array:
         config = self.config
-        how = dict(scan=config.scan_layers, remat=config.remat)
+        how = dict(scan=config.scan_layers, remat=config.remat, attention=config.attention)
         return run_blocks(config.backbone, self.layers, x, word_position, word_segment, **how)
 
 
@@ -249,7 +157,7 @@ class Decoder(nnx.Module):
         """x [B, T, d], words [B, N, D], guide int [B, T] (a word, or -1 for the first guide)."""
         config = self.config
         rope = rope_table(position, config.decoder)
-        attention = stack_attention(config.decoder, segment)
+        attention = stack_attention(config.decoder, segment, config.attention)
         table = self.guide_table(words)
         index = (guide + 1)[:, :, None]
 
@@ -278,7 +186,9 @@ class Hat(nnx.Module):
     def __init__(self, config: HatConfig, rngs):
         self.config = config
         self.encoder = Encoder(config, rngs)
-        self.connector = Connector(config, rngs)
+        self.connector = Connector(
+            config.connector, config.encoder, config.backbone.hidden_size, rngs
+        )
         self.backbone = Backbone(config, rngs)
         self.decoder = Decoder(config, rngs)
         self.head = Head(config, rngs)
@@ -344,8 +254,8 @@ class HatModel(LanguageModel):
             logits = self.module(params).head(x)
             return cross_entropy(logits, self.targets(batch))[0]
 
-        x = encoder(params)
-        words = connector(params, x)
+        x = jax.jit(encoder)(params)
+        words = jax.jit(connector)(params, x)
         return {
             "encoder": (encoder, ()),
             "connector": (connector, (x,)),
@@ -355,14 +265,15 @@ class HatModel(LanguageModel):
         }
 
     def batch_flops(self, batch: Batch) -> dict[str, float]:
-        segment, word_segment = np.asarray(batch["segment"]), np.asarray(batch["word_segment"])
-        documents = max(int(segment.max(axis=1).sum()), 1)
-        num_bytes, num_words = int((segment > 0).sum()), int((word_segment > 0).sum())
-        return self.flops(
-            num_bytes=num_bytes,
-            num_words=num_words,
-            context_bytes=num_bytes / documents,
-            context_words=num_words / documents,
+        num_bytes = segment_lengths(batch["segment"])
+        num_words = segment_lengths(batch["word_segment"])
+        return total(
+            self.flops(
+                num_bytes=num_bytes,
+                num_words=num_words,
+                context_bytes=num_bytes,
+                context_words=num_words,
+            )
         )
 
     def released_parameter_counts(self) -> dict[str, int]:
@@ -385,7 +296,8 @@ class HatModel(LanguageModel):
 
     def flops(self, *, num_bytes, num_words, context_bytes, context_words) -> dict[str, float]:
         """Forward FLOPs of every part for num_bytes byte and num_words word positions, in
-        documents (or pieces) of context_bytes bytes and context_words words on average."""
+        documents (or pieces) of context_bytes bytes and context_words words. Elementwise, where
+        they are arrays."""
         config = self.config
         d, wide = config.encoder.hidden_size, config.backbone.hidden_size
         pooled = config.connector.hidden_size

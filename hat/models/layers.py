@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from hat.errors import UserError
-from hat.models.attention import attend
+from hat.models.attention import Form, attend
+from hat.models.rows import keep_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,13 @@ class Linear(nnx.Module):
     """x [..., in] -> x @ kernel (+ bias) [..., out]; kernel ~ N(0, scale^2 / in)."""
 
     def __init__(self, rngs, in_size, out_size, axes, *, stack=(), scale=1.0, bias=False):
-        kernel = jax.random.normal(rngs.params(), (*stack, in_size, out_size))
+        key, shape = rngs.params(), (in_size, out_size)
+        if stack:
+            # Layer after layer: on the way XLA's CPU code holds eight times what it makes.
+            keys = jax.random.split(key, *stack)
+            kernel = jax.lax.map(lambda key: jax.random.normal(key, shape), keys)
+        else:
+            kernel = jax.random.normal(key, shape)
         self.kernel = nnx.Param(kernel * (scale / math.sqrt(in_size)), logical=_axes(stack, axes))
         if bias:
             self.bias = nnx.Param(
@@ -235,12 +242,12 @@ class Block(nnx.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
-def stack_attention(config: StackConfig, segment: jax.Array) -> AttentionFunction:
+def stack_attention(config: StackConfig, segment: jax.Array, form: Form) -> AttentionFunction:
     """The attention of a whole row: causal, windowed, inside segments [B, T]."""
 
     def attention(q, k, v):
         return attend(
-            q, k, v, segment=segment, window=config.window, softcap=config.logit_softcap
+            q, k, v, segment=segment, window=config.window, softcap=config.logit_softcap, form=form
         )
 
     return attention
@@ -261,7 +268,7 @@ def run_stack(apply, layers: nnx.Module, x, *, scan=True, remat="none"):
     graph, params = nnx.split(layers)
 
     def body(x, layer_params):
-        return apply(nnx.merge(graph, layer_params), x)
+        return keep_rows(apply(nnx.merge(graph, layer_params), x))
 
     if remat != "none":
         body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
@@ -272,12 +279,14 @@ def run_stack(apply, layers: nnx.Module, x, *, scan=True, remat="none"):
     return x
 
 
-def run_blocks(config: StackConfig, blocks: Block, x, position, segment, *, scan, remat) -> jax.Array:
+def run_blocks(
+    config: StackConfig, blocks: Block, x, position, segment, *, scan, remat, attention: Form
+) -> jax.Array:
     """Whole rows x [B, T, d] through a stack of blocks; position and segment int [B, T].
 
     scan and remat as in `run_stack`.
     """
-    rope, attention = rope_table(position, config), stack_attention(config, segment)
+    rope, attention = rope_table(position, config), stack_attention(config, segment, attention)
     return run_stack(
         lambda block, x: block(x, rope, attention), blocks, x, scan=scan, remat=remat
     )

@@ -10,11 +10,11 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from hat.errors import UserError
-from hat.models.flops import linear_flops, stack_flops
+from hat.models.attention import Form
+from hat.models.flops import linear_flops, segment_lengths, stack_flops, total
 from hat.models.layers import Block, Linear, RMSNorm, StackConfig, run_blocks
 from hat.models.model import (
     Batch,
@@ -32,24 +32,31 @@ from hat.models.model import (
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-    """A Llama over the ids of a tokenizer: num_tokens that spell bytes, then BOS, EOT, PAD."""
+    """A Llama over the ids of a tokenizer: num_tokens, then room for BOS, EOT and PAD.
+
+    eot_id: the id that ends a text where the vocabulary has its own; None: num_tokens + 1.
+    """
 
     stack: StackConfig
     num_tokens: int
+    eot_id: int | None = None
     tie_embeddings: bool = False
     embedding_std: float = 0.02
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of matrices and activations
     scan_layers: bool = True
     remat: Literal["none", "dots", "full"] = "none"
+    attention: Form = "auto"  # behind hat.models.attention.attend
 
     def __post_init__(self):
         check_choices(self)
         if self.num_tokens < 1:
             raise UserError(f"num_tokens {self.num_tokens} must be at least 1")
+        if not 0 <= self.eot < self.num_ids:
+            raise UserError(f"eot_id {self.eot_id} is none of the {self.num_ids} ids")
 
     @property
     def eot(self) -> int:
-        return self.num_tokens + 1
+        return self.num_tokens + 1 if self.eot_id is None else self.eot_id
 
     @property
     def num_ids(self) -> int:
@@ -78,7 +85,7 @@ class Llama(nnx.Module):
     def run_backbone(self, x: jax.Array, batch: Batch) -> jax.Array:
         """[B, T, d] -> [B, T, d]."""
         config = self.config
-        how = dict(scan=config.scan_layers, remat=config.remat)
+        how = dict(scan=config.scan_layers, remat=config.remat, attention=config.attention)
         position, segment = batch["position"], batch["segment"]
         return run_blocks(config.stack, self.backbone, x, position, segment, **how)
 
@@ -131,18 +138,16 @@ class LlamaModel(LanguageModel):
             logits = module.head(x, module.embedding.table[...])
             return cross_entropy(logits, self.targets(batch))[0]
 
-        x = embedding(params)
+        x = jax.jit(embedding)(params)
         return {"embedding": (embedding, ()), "backbone": (backbone, (x,)), "head": (head, (x,))}
 
     def batch_flops(self, batch: Batch) -> dict[str, float]:
-        segment = np.asarray(batch["segment"])
-        documents = max(int(segment.max(axis=1).sum()), 1)
-        num_tokens = int((segment > 0).sum())
-        return self.flops(num_tokens=num_tokens, context_tokens=num_tokens / documents)
+        num_tokens = segment_lengths(batch["segment"])
+        return total(self.flops(num_tokens=num_tokens, context_tokens=num_tokens))
 
     def flops(self, *, num_tokens, context_tokens) -> dict[str, float]:
         """Forward FLOPs of every part for num_tokens positions, in documents (or pieces) of
-        context_tokens positions on average."""
+        context_tokens positions. Elementwise, where they are arrays."""
         config = self.config
         return {
             "embedding": 0.0,

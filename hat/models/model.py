@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from hat.errors import UserError
+from hat.models.rows import keep_rows
 
 Params = dict[str, Any]  # nested dicts of arrays; the first level names the parts of the model
 Batch = dict[str, jax.Array]
@@ -179,4 +180,4 @@ class Embedding(nnx.Module):
         self.table = nnx.Param(table, logical=("vocab", "embed"))
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        return self.table[...][ids]
+        return keep_rows(self.table[...][ids])

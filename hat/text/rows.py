@@ -12,7 +12,10 @@ with every id a word, and without the word arrays.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,6 +71,10 @@ class Units:
     ends: bool = True
     name: str = "document"
 
+    @functools.cached_property
+    def most_lag(self) -> int:
+        return int(self.lags.max(initial=0))
+
 
 def word_units(
     data: np.ndarray, split: Split, *, ends: bool = True, name: str = "document"
@@ -101,7 +108,7 @@ class Packer:
 
     def add(self, units: Units) -> list[Row]:
         """The rows that this document finishes. UserError where a word does not fit a row."""
-        bounds = _word_bounds(units)
+        bounds = word_bounds(units)
         total = len(bounds) - 1
         finished: list[Row] = []
         first = 0
@@ -125,7 +132,7 @@ class Packer:
                 self._close(slot, finished)
         return finished
 
-    def _place(self, units: Units, bounds: np.ndarray, first: int, finished: list[Row]) -> int:
+    def _place(self, units: Units, bounds: Sequence[int], first: int, finished: list[Row]) -> int:
         """Packs the rest of a document, which fits one row, or a part of it; the next word."""
         total = len(bounds) - 1
         need = (bounds[total] - bounds[first] + 1 + units.ends, total - first + 1 + units.ends)
@@ -148,7 +155,7 @@ class Packer:
         return total
 
     def _fill_emptiest(
-        self, units: Units, bounds: np.ndarray, first: int, finished: list[Row]
+        self, units: Units, bounds: Sequence[int], first: int, finished: list[Row]
     ) -> int:
         """Cuts the document to fill the emptiest row, unless some row is as good as full."""
         if self._room.min() < 1 / SLACK:
@@ -167,47 +174,53 @@ class Packer:
         self._unused.append(slot)
 
     @staticmethod
-    def _reach(bounds: np.ndarray, first: int, ends: bool, positions: int, words: int) -> int:
+    def _reach(bounds: Sequence[int], first: int, ends: bool, positions: int, words: int) -> int:
         """How far a piece that begins at word `first` can go in so much room: the word after it."""
         total = len(bounds) - 1
         whole = bounds[total] - bounds[first] + 1 + ends
         if whole <= positions and total - first + 1 + ends <= words:
             return total
-        by_positions = int(np.searchsorted(bounds, bounds[first] + positions - 1, "right")) - 1
+        by_positions = bisect.bisect_right(bounds, bounds[first] + positions - 1, first) - 1
         # The last word stays behind where it would fit but EOT would not: no piece is EOT alone.
         return max(first, min(by_positions, first + words - 1, total - ends))
 
-    def _piece(self, units: Units, bounds: np.ndarray, first: int, last: int) -> Row:
+    def _piece(self, units: Units, bounds: Sequence[int], first: int, last: int) -> Row:
         begin, end = bounds[first], bounds[last]
         closing = units.ends and last == len(bounds) - 1
-        count = int(end - begin) + 1 + closing
-        content = slice(1, 1 + int(end - begin))
+        count = end - begin + 1 + closing
+        content = slice(1, 1 + end - begin)
         ids = np.empty(count, np.int32)
         ids[0], ids[-1] = self._specials.bos, self._specials.eot
         ids[content] = units.ids[begin:end]
         lengths = np.array([count], np.int32)
         if units.starts is None:
             return Row(ids, lengths)
-        starts, lags = np.ones(count, bool), np.zeros(count, np.int32)
+        starts, lags = np.empty(count, bool), np.empty(count, np.int32)
+        starts[0] = starts[-1] = True
         starts[content] = units.starts[begin:end]
-        # No guide lies before the BOS of its own piece, which is word 0 of it.
-        np.minimum(units.lags[begin:end], np.cumsum(starts[content]), out=lags[content])
+        lags[0] = lags[-1] = 0
+        lags[content] = units.lags[begin:end]
+        # No guide lies before the BOS of its own piece, which is word 0 of it. Once as many words
+        # have begun as the largest lag, none can.
+        opening = slice(1, 1 + bounds[min(first + units.most_lag, last)] - begin)
+        np.minimum(lags[opening], np.cumsum(starts[opening]), out=lags[opening])
         return Row(ids, lengths, starts, lags)
 
-    def _refuse_word(self, units: Units, bounds: np.ndarray, first: int) -> None:
-        size = int(bounds[first + 1] - bounds[first])
+    def _refuse_word(self, units: Units, bounds: Sequence[int], first: int) -> None:
+        size = bounds[first + 1] - bounds[first]
         raise UserError(
-            f"{units.name}: the word of {size} bytes at byte {int(bounds[first])} does not fit a "
+            f"{units.name}: the word of {size} bytes at byte {bounds[first]} does not fit a "
             f"row of {self._length}: set the row length to {size + 2} or more"
         )
 
 
-def _word_bounds(units: Units) -> np.ndarray:
-    """int64[W+1]: where each word starts, and the end."""
+def word_bounds(units: Units) -> Sequence[int]:
+    """W+1 of them: where each word starts, and the end."""
     count = len(units.ids)
     if units.starts is None:
-        return np.arange(count + 1)
-    return np.append(np.flatnonzero(units.starts), count)
+        return range(count + 1)
+    # Its items are plain integers, which cost a tenth of NumPy's, one by one.
+    return memoryview(np.append(np.flatnonzero(units.starts), count))
 
 
 def _join(pieces: list[Row]) -> Row:

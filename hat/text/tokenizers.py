@@ -4,7 +4,8 @@ Every tokenizer here is lossless on arbitrary bytes: `decode(encode(data)) == da
 change the text on its way in is switched off (dummy prefixes, merging of spaces, Unicode
 normalisation), an invalid byte of UTF-8 becomes the token of that one byte, and a vocabulary
 that cannot spell every byte is refused. BOS, EOT and PAD are the vocabulary's own special tokens
-where it has them, and otherwise follow it in this order. `encode` never returns them.
+where it has them, and otherwise follow it in this order; where it has an end of text and no BOS,
+as in GPT-2 and Qwen, the one is the other too. `encode` never returns them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from hat.errors import UserError
 from hat.text import ids as byte_ids
+from hat.text import tiktoken_file
 
 SPACE = "\u2581"  # how SentencePiece writes a space inside a piece
 _BOS_NAMES = ("<|begin_of_text|>", "<s>", "<bos>")
@@ -82,7 +84,8 @@ class Tokenizer:
         return b"".join(map(self._spellings.__getitem__, np.asarray(ids, np.int64).tolist()))
 
     def token_bytes(self, token: int) -> bytes:
-        return self._spellings[token]
+        # An embedding may have more rows than the tokenizer has tokens: these spell nothing.
+        return self._spellings[token] if token < len(self._spellings) else b""
 
     def save(self, folder: Path) -> None:
         """Writes the one file that `load_tokenizer(folder)` reads."""
@@ -116,7 +119,7 @@ class JsonTokenizer(Tokenizer):
         self._text = text
         try:
             spec = json.loads(text)
-            _switch_off_prefixes(spec)
+            _switch_off_changes(spec)
             library = tokenizers.Tokenizer.from_str(json.dumps(spec))
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"not a tokenizer.json of the tokenizers library: {error}") from None
@@ -137,7 +140,9 @@ class JsonTokenizer(Tokenizer):
             next((special[name] for name in names if name in special), None)
             for names in (_BOS_NAMES, _EOT_NAMES, _PAD_NAMES)
         )
+        bos, eot, pad = specials
         apart = "" if byte_level else SPACE
+        specials = eot if bos is None else bos, eot, pad
         super().__init__(_name("json", text.encode()), spellings, specials, apart)
 
     def save(self, folder: Path) -> None:
@@ -184,7 +189,10 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """From a `.json` or `.model` file, or a folder with a tokenizer.json or tokenizer.model."""
+    """From a `.json` or `.model` file, or a folder with a tokenizer.json or tokenizer.model.
+
+    A `.model` file is SentencePiece's, or tiktoken's as Llama 3 has it.
+    """
     path = Path(path)
     kinds = {".json": JsonTokenizer, ".model": SentencePieceTokenizer}
     if path.is_dir():
@@ -201,6 +209,9 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     try:
         if path.suffix == ".json":
             return JsonTokenizer(data.decode())
+        if tiktoken_file.is_tiktoken(data):
+            alphabet = {byte: character for character, byte in _BYTE_OF.items()}
+            return JsonTokenizer(tiktoken_file.to_json(data, alphabet))
         return SentencePieceTokenizer(data)
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a tokenizer.json: it is not UTF-8") from None
@@ -267,14 +278,15 @@ def _mentions(spec: object, kind: str) -> bool:
     return f'"type": "{kind}"' in json.dumps([spec["pre_tokenizer"], spec["decoder"]])
 
 
-def _switch_off_prefixes(spec: dict) -> None:
-    """Edits a tokenizer.json so that no space is put before the text."""
+def _switch_off_changes(spec: dict) -> None:
+    """Edits a tokenizer.json so that no space is put before the text, and its characters stay."""
     for part in _steps(spec["pre_tokenizer"], "pretokenizers"):
         if part["type"] == "ByteLevel":
             part["add_prefix_space"] = False
         elif part["type"] == "Metaspace":
             part["prepend_scheme"] = "never"
-    steps = [p for p in _steps(spec["normalizer"], "normalizers") if p["type"] != "Prepend"]
+    changes = {"Prepend", "NFC", "NFD", "NFKC", "NFKD"}
+    steps = [p for p in _steps(spec["normalizer"], "normalizers") if p["type"] not in changes]
     spec["normalizer"] = {"type": "Sequence", "normalizers": steps} if steps else None
 
 

@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -49,7 +50,10 @@ class Checkpoints:
         config: CheckpointConfig = CheckpointConfig(),
         *,
         read_only: bool = False,
+        host_bytes: int | None = None,
     ) -> None:
+        """host_bytes: of arrays that are on their way at a time, beside those of the caller; at
+        least the largest array. None: all at once, which lets go of the caller soonest."""
         out_dir = os.fspath(out_dir)
         # Orbax takes absolute paths alone; a bucket's address (gs://...) is absolute as it is.
         out_dir = out_dir if "://" in out_dir else os.path.abspath(out_dir)
@@ -57,6 +61,8 @@ class Checkpoints:
         self._read_only = read_only
         self._saving: int | None = None  # the step last given to Orbax, until known to be complete
         _silence_orbax()
+        # More than the largest array, or Orbax refuses it; a fraction, since it counts in 10^9.
+        gigabytes = None if host_bytes is None else Fraction(host_bytes + 1, 10**9)
         # The first save comes at once: a disk that cannot be written shows at the start of a run.
         saves = [policies.ContinuousCheckpointingPolicy(minimum_interval_secs=config.every_seconds)]
         keeps = [policies.LatestN(config.keep_recent)]
@@ -77,7 +83,10 @@ class Checkpoints:
                 self.directory,
                 # Named, or a manager that has not saved yet could not tell the arrays' names.
                 item_handlers={
-                    "state": ocp.PyTreeCheckpointHandler(),
+                    "state": ocp.PyTreeCheckpointHandler(
+                        save_device_host_concurrent_gb=gigabytes,
+                        **({} if gigabytes is None else {"restore_concurrent_gb": gigabytes}),
+                    ),
                     "meta": ocp.JsonCheckpointHandler(),
                 },
                 options=options,
@@ -206,6 +215,19 @@ class Checkpoints:
         if found is None:
             raise UserError(f"no checkpoint in {self.directory}; train first, or give another run")
         return found[0]["params"], found[1]
+
+    def param_dtypes(self) -> dict[str, np.dtype]:
+        """Of every parameter of the newest checkpoint by its path; empty if there is none that
+        can be read."""
+        step = self.latest_step()
+        head, error = (None, None) if step is None else self._attempt(lambda: self._read_head(step))
+        if head is None or error is not None:
+            return {}
+        named = jax.tree.leaves_with_path(head[1].get("params", {}))
+        return {
+            jax.tree_util.keystr(path, simple=True, separator="/"): np.dtype(leaf.dtype)
+            for path, leaf in named
+        }
 
     def _newest(
         self, abstract: Tree, differing: Callable[[Meta], Sequence[str]] | None, *, partial: bool

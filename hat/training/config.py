@@ -219,6 +219,8 @@ class TrainingConfig:
 
     batch_size: rows of one optimizer step, over all devices and all `accumulation_steps`.
     max_nonfinite_steps: so many steps in a row without a finite loss or gradient end the run.
+    stall_seconds: a step that takes longer ends the process with a report, for the launcher to
+      start it again (hat.training.watchdog); None waits for ever.
     """
 
     steps: int | None = None
@@ -235,6 +237,7 @@ class TrainingConfig:
     evaluate_every_steps: int | None = None
     sample_every_steps: int | None = None
     max_nonfinite_steps: int = 5
+    stall_seconds: float | None = 600.0
 
     def __post_init__(self) -> None:
         _require(
@@ -243,7 +246,7 @@ class TrainingConfig:
         )
         _require_positive(
             self, "steps", "seconds", "batch_size", "accumulation_steps", "log_every_steps",
-            "evaluate_every_steps", "sample_every_steps", "max_nonfinite_steps",
+            "evaluate_every_steps", "sample_every_steps", "max_nonfinite_steps", "stall_seconds",
         )  # fmt: skip
         _require(
             0 <= self.seed < 2**31, f"seed={self.seed}: use a whole number from 0 to 2147483647"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from hat.data.config import DataConfig
+from hat.data.config import BucketConfig, DataConfig, SourceConfig
 from hat.errors import UserError
 from hat.models.hat import ConnectorConfig, HatConfig
 from hat.models.layers import RopeScaling, StackConfig
@@ -22,12 +22,17 @@ from hat.training.config import (
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything that decides a run's result, but for the versions of its libraries."""
+    """Everything that decides a run's result, but for the versions of its libraries.
+
+    init: the folder of a run (trained, or converted by `hat convert`) whose parameters this one
+    begins with; None: fresh ones.
+    """
 
     name: str
     model: HatConfig | LlamaConfig
     data: DataConfig
     training: TrainingConfig
+    init: str | None = None
 
     def __post_init__(self):
         is_hat = isinstance(self.model, HatConfig)
@@ -37,6 +42,11 @@ class Experiment:
             )
         if not is_hat and self.data.tokenizer is None:
             raise UserError("data.tokenizer is not set, and a Llama needs one: 'bytes' or 'bpe:N'")
+        if self.data.buckets and self.data.row_length != self.data.buckets[-1].length:
+            raise UserError(
+                f"data.row_length is {self.data.row_length}, but the last of data.buckets has "
+                f"length {self.data.buckets[-1].length}; make them equal"
+            )
 
 
 EXPERIMENT_CLASSES = (
@@ -47,6 +57,8 @@ EXPERIMENT_CLASSES = (
     StackConfig,
     RopeScaling,
     DataConfig,
+    SourceConfig,
+    BucketConfig,
     TrainingConfig,
     OptimizerConfig,
     PartConfig,

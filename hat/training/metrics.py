@@ -2,9 +2,10 @@
 
 One JSON object a line, in the order of steps. Every line has `step` (steps finished) and `bytes`
 (real bytes trained on since the start). Lines of training carry `loss` (nats per byte),
-`bits_per_byte`, `learning_rate`, `bytes_per_second` and whatever else the loop measured; lines of
-evaluation carry `validation_bits_per_byte` or `heldout_bits_per_byte`. A value that is not finite
-is null.
+`bits_per_byte`, `learning_rate`, `bytes_per_second`, on accelerators with a data sheet
+(hat.training.chips) `mfu`, the share of their FLOP/s that the model's FLOPs on real bytes take, and
+whatever else the loop measured; lines of evaluation carry `validation_bits_per_byte` or
+`heldout_bits_per_byte`. A value that is not finite is null.
 
 Only one process of a run writes metrics.
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
@@ -10,6 +12,7 @@ from hat.models.model import Batch, Params, Sums
 from hat.training.experiment import Experiment
 from hat.training.optimizer import make_optimizer
 from hat.training.sharding import (
+    AnyMesh,
     batch_sharding,
     check_rows,
     make_mesh,
@@ -20,17 +23,25 @@ from hat.training.step import StepMetrics, TrainState, init_state, train_step
 
 
 class Program:
-    """What a run computes, compiled before the first step for the shapes of one batch.
+    """What a run computes, compiled before the first step for the shapes of its batches.
 
-    model, mesh, and state_shardings are public; so are the functions below. UserError: devices
-    or rows that do not divide.
+    model, mesh, state_shardings and traced_steps (by row length) are public; so are the functions
+    below. UserError: devices or rows that do not divide.
     """
 
-    def __init__(self, experiment: Experiment, batch_shapes: dict[str, tuple[int, ...]]):
-        """batch_shapes: of the int32 arrays of a global batch, [B, ...]."""
+    def __init__(
+        self,
+        experiment: Experiment,
+        batch_shapes: Sequence[dict[str, tuple[int, ...]]],
+        mesh: AnyMesh | None = None,
+    ):
+        """batch_shapes: of the int32 arrays of a global batch, [B, ...]: one for every length of
+        rows, and the number of rows a multiple of `training.batch_size`. mesh: None for one over
+        all devices; any other serves to lower or compile `traced_steps` for devices that are not
+        there, since nothing is allocated before `init`."""
         config = experiment.training
         self.model = experiment.model.build()
-        self.mesh = make_mesh(config.mesh)
+        self.mesh = make_mesh(config.mesh) if mesh is None else mesh
         check_rows(self.mesh, config.batch_size, config.accumulation_steps)
         axes, abstract_params = self.model.logical_axes(), self.model.abstract_params()
         optimizer = make_optimizer(config.optimizer, axes)
@@ -38,11 +49,19 @@ class Program:
         def init(key):
             return init_state(self.model, optimizer, key)
 
+        # Inside its mesh, so that the model chooses and places the kernels of its platform.
+        mesh = self.mesh.abstract_mesh
+
         def step(state, batch, rate):
-            return train_step(
-                self.model, optimizer, config.optimizer, config.accumulation_steps,
-                state, batch, rate,
-            )  # fmt: skip
+            with jax.sharding.use_abstract_mesh(mesh):
+                return train_step(
+                    self.model, optimizer, config.optimizer, config.accumulation_steps,
+                    state, batch, rate,
+                )  # fmt: skip
+
+        def loss(params, batch):
+            with jax.sharding.use_abstract_mesh(mesh):
+                return self.model.loss(params, batch)
 
         self._key = jax.random.key(config.seed)
         abstract = jax.eval_shape(init, self._key)
@@ -56,21 +75,30 @@ class Program:
             abstract,
             self.state_shardings,
         )
-        self.abstract_batch = {
-            name: jax.ShapeDtypeStruct(shape, np.int32, sharding=self.batch_sharding)
-            for name, shape in batch_shapes.items()
-        }
+        self.abstract_batches = [
+            {
+                name: jax.ShapeDtypeStruct(shape, np.int32, sharding=self.batch_sharding)
+                for name, shape in shapes.items()
+            }
+            for shapes in batch_shapes
+        ]
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         rate = jax.ShapeDtypeStruct((), np.float32, sharding=self._replicated)
         self._init = jax.jit(init, out_shardings=self.state_shardings)
-        self._step = jax.jit(
+        jitted = jax.jit(
             step, out_shardings=(self.state_shardings, self._replicated), donate_argnums=0
-        ).lower(self.abstract_state, self.abstract_batch, rate)
-        self._loss = jax.jit(self.model.loss, out_shardings=self._replicated)
+        )
+        self.traced_steps = {
+            _row_length(batch): jitted.trace(self.abstract_state, batch, rate)
+            for batch in self.abstract_batches
+        }
+        self._loss = jax.jit(loss, out_shardings=self._replicated)
 
     def compile(self) -> None:
-        """Compiles the step, so that no second of training goes into it."""
-        self._compiled_step = self._step.compile()
+        """Compiles the steps, so that no second of training goes into it."""
+        self._compiled_steps = {
+            length: step.lower().compile() for length, step in self.traced_steps.items()
+        }
 
     def init(self) -> TrainState:
         """A fresh state, every array created where it lives."""
@@ -85,7 +113,8 @@ class Program:
 
     def step(self, state: TrainState, batch: Batch, rate: float) -> tuple[TrainState, StepMetrics]:
         """`train_step` at a learning rate. The state given is consumed."""
-        return self._compiled_step(state, batch, jax.device_put(np.float32(rate), self._replicated))
+        # The rate goes in as a host number: device_put would compare it across processes, and wait.
+        return self._compiled_steps[_row_length(batch)](state, batch, np.float32(rate))
 
     def evaluate(self, params: Params, batches) -> Sums:
         """Totals over global batches (an iterable of host arrays), as Python floats."""
@@ -97,3 +126,8 @@ class Program:
             }
             totals += np.array(jax.device_get(self._loss(params, self.place(mine))))
         return Sums(*totals.tolist())
+
+
+def _row_length(batch) -> int:
+    """T of the arrays of a batch."""
+    return batch["segment"].shape[1]

@@ -186,8 +186,10 @@ def duration(seconds: float) -> str:
 
 
 def _measured(name: str, value: float | str) -> str:
-    """`loss 1.46`, `bits/byte 2.11`, `5.1 kB/s`."""
+    """`loss 1.46`, `bits/byte 2.11`, `5.1 kB/s`, `MFU 43%`."""
     if name == "bytes_per_second":
         return f"{quantity(value, 'B')}/s"
+    if name == "mfu":
+        return f"MFU {value:.0%}"
     label = name.replace("_per_", "/").replace("_", " ")
     return f"{label} {value if isinstance(value, str) else format(value, '.4g')}"

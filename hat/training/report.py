@@ -8,11 +8,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
+import numpy as np
 
-from hat.models.model import Sums
+from hat.models.flops import TRAINING_FACTOR
+from hat.models.model import LanguageModel, Sums
+from hat.training.chips import find_chip
 from hat.training.experiment import Experiment
 from hat.training.metrics import METRICS_FILE, MetricsWriter
 from hat.training.plots import plot_loss
@@ -24,6 +28,11 @@ SAMPLES_FILE = "samples.txt"
 PLOT_FILE = "loss.png"
 
 
+def total(sums: Iterable[Sums]) -> Sums:
+    """Sums over more."""
+    return Sums(*map(sum, zip(*sums)))
+
+
 def bits_per_byte(sums: Sums) -> float:
     """Total negative log2-likelihood, ends of text included, over the number of real bytes."""
     return sums.nats / math.log(2) / max(sums.bytes, 1.0)
@@ -32,8 +41,12 @@ def bits_per_byte(sums: Sums) -> float:
 class Report:
     """Collects the steps since the last log line, and writes one when it is due."""
 
-    def __init__(self, experiment: Experiment, folder: Path, position: Position):
-        config = experiment.training
+    def __init__(
+        self, experiment: Experiment, folder: Path, position: Position, model: LanguageModel
+    ):
+        config, chip = experiment.training, find_chip(jax.devices()[0].device_kind)
+        self._model = model
+        self._peak = None if chip is None else jax.device_count() * chip.flops_per_second
         self._every, self._folder = config.log_every_steps, folder
         self._speaks = jax.process_index() == 0
         self._metrics = MetricsWriter(folder, position.step) if self._speaks else None
@@ -49,6 +62,7 @@ class Report:
         self._logged_waited = 0.0
         self._waited = 0.0
         self._sums: list[Sums] = []
+        self._flops = 0.0
 
     def __enter__(self) -> Report:
         self._progress.__enter__()
@@ -63,18 +77,29 @@ class Report:
         if self._speaks:
             self._progress.message(text)
 
+    def batch_flops(self, batch: dict[str, np.ndarray]) -> float:
+        """Model FLOPs of a training step on this process's rows of a batch, padding not counted,
+        as many for every process; 0 on devices whose peak is not known."""
+        if self._peak is None:
+            return 0.0
+        forward = sum(self._model.batch_flops(batch).values())
+        return TRAINING_FACTOR * forward * jax.process_count()
+
     def step(
         self,
         step: int,
         position: Position,
         sums: Sums,
+        flops: float,
         rate: float,
         grad_norm: float,
         finite: bool,
         waited: float | None,
     ) -> None:
-        """A step that was read. waited: seconds spent waiting for batches so far, if known."""
+        """A step that was read. flops: `batch_flops` of its batch; waited: seconds spent waiting
+        for batches so far, if known."""
         self._waited = self._waited if waited is None else waited
+        self._flops += flops
         if finite:
             self._sums.append(sums)
         else:
@@ -91,23 +116,33 @@ class Report:
             "loader_wait_share": (self._waited - self._logged_waited) / seconds,
             "skipped_steps": position.skipped,
         }
+        if self._peak is not None:
+            values["mfu"] = self._flops / seconds / self._peak
         if self._sums:
-            total = Sums(*map(sum, zip(*self._sums)))
+            since = total(self._sums)
             values |= {
-                "loss": total.nats / max(total.bytes, 1.0),
-                "bits_per_byte": bits_per_byte(total),
-                "accuracy": total.correct / max(total.targets, 1.0),
-                "bytes_per_word": total.bytes / max(total.words, 1.0),
+                "loss": since.nats / max(since.bytes, 1.0),
+                "bits_per_byte": bits_per_byte(since),
+                "accuracy": since.correct / max(since.targets, 1.0),
+                "bytes_per_word": since.bytes / max(since.words, 1.0),
             }
         self._write(step, values)
-        shown = ("loss", "bits_per_byte", "bytes_per_second")
-        self._progress.update(step, **{name: values[name] for name in shown if name in values})
-        self._logged, self._logged_waited, self._sums = position, self._waited, []
+        shown = ("loss", "bits_per_byte", "bytes_per_second", "mfu")
+        if self._speaks:
+            self._progress.update(step, **{name: values[name] for name in shown if name in values})
+        self._logged, self._logged_waited = position, self._waited
+        self._sums, self._flops = [], 0.0
 
-    def evaluation(self, position: Position, split: str, sums: Sums) -> None:
-        bits = bits_per_byte(sums)
-        self._write(position.step, {"bytes": position.bytes, f"{split}_bits_per_byte": bits})
-        self.say(f"step {position.step}: {split} {bits:.4f} bits per byte")
+    def evaluation(self, position: Position, split: str, by_source: dict[str, Sums]) -> None:
+        """The score of a split, and of each of its sources where there are several."""
+        name, bits = f"{split}_bits_per_byte", bits_per_byte(total(by_source.values()))
+        values, told = {"bytes": position.bytes, name: bits}, ""
+        if len(by_source) > 1:
+            parts = {source: bits_per_byte(sums) for source, sums in by_source.items()}
+            values |= {f"{name}/{source}": part for source, part in parts.items()}
+            told = f" ({', '.join(f'{source} {part:.4f}' for source, part in parts.items())})"
+        self._write(position.step, values)
+        self.say(f"step {position.step}: {split} {bits:.4f} bits per byte{told}")
 
     def samples(self, position: Position, texts: list[str]) -> None:
         """Appends generated texts to samples.txt."""
@@ -119,13 +154,17 @@ class Report:
     def stopped(self, position: Position) -> dict:
         return {"out": str(self._folder), "finished": False} | dataclasses.asdict(position)
 
-    def finish(self, position: Position, heldout: Sums | None, texts: list[str]) -> dict:
-        """Shows the result, and writes it with the plot; returns it."""
+    def finish(self, position: Position, heldout: dict[str, Sums], texts: list[str]) -> dict:
+        """Shows the result, and writes it with the plot; returns it. heldout: by source."""
         result = {"out": str(self._folder), "finished": True} | dataclasses.asdict(position)
         result["bytes_per_second"] = position.bytes / max(position.seconds, 1e-9)
-        if heldout is not None:
-            result["heldout_bits_per_byte"] = bits_per_byte(heldout)
-            result["heldout_bytes"] = int(heldout.bytes)
+        if heldout:
+            result["heldout_bits_per_byte"] = bits_per_byte(total(heldout.values()))
+            result["heldout_bytes"] = int(total(heldout.values()).bytes)
+        if len(heldout) > 1:
+            result["heldout_bits_per_byte_by_source"] = {
+                source: bits_per_byte(sums) for source, sums in heldout.items()
+            }
         if not self._speaks:
             return result
         for number, text in enumerate(texts, start=1):

@@ -4,21 +4,34 @@
     OUT/metrics.jsonl     one line per logged step (hat.training.metrics)
     OUT/checkpoints/      the state (hat.training.checkpoints)
     OUT/samples.txt, OUT/loss.png, OUT/tensorboard/, OUT/result.json
+    OUT/lock              who trains here now; locked as long as that process lives
+    OUT/stall-*.txt       where a run hung, if one did (hat.training.watchdog)
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from hat import config as configs
 from hat.errors import UserError
 from hat.training.experiment import EXPERIMENT_CLASSES, Experiment
+from hat.training.progress import warn
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"
+LOCK_FILE = "lock"
+
+# A file server frees the locks of a host that died when its lease ends: 90 seconds on NFS.
+LEASE_SECONDS = 120.0
 
 # What may differ when a run goes on: how it is trained from here, not what it is or has read.
 FIXED_TRAINING_FIELDS = ("seed", "batch_size")
@@ -34,22 +47,67 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def open_run(folder: Path, experiment: Experiment) -> list[str]:
-    """Makes the folder, or takes up the run in it, and writes its config.
+@contextmanager
+def open_run(folder: Path, experiment: Experiment) -> Iterator[list[str]]:
+    """Makes the folder, or takes up the run in it, writes its config, and keeps others out.
 
-    Returns what differs from the run so far, a line each, where that is allowed. UserError: the
-    folder holds a run of another model, data, seed or batch size, or cannot be written.
+    For the first process of a run. Gives what differs from the run so far, a line each, where that
+    is allowed. UserError: another process trains there; the folder holds a run of another model,
+    data, seed or batch size, or cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        changed = differing_fields(read_experiment(folder), experiment) if has_run(folder) else []
-        refuse_another_run(folder, changed)
-        write_atomically(
-            folder / CONFIG_FILE, json.dumps(configs.to_dict(experiment), indent=2) + "\n"
-        )
+        lock = (folder / LOCK_FILE).open("a+", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --out") from None
-    return changed
+        raise _cannot_write(folder, error) from None
+    with lock:
+        _claim(folder, lock)
+        try:
+            old = read_experiment(folder) if has_run(folder) else experiment
+            changed = differing_fields(old, experiment)
+            refuse_another_run(folder, changed)
+            write_atomically(
+                folder / CONFIG_FILE, json.dumps(configs.to_dict(experiment), indent=2) + "\n"
+            )
+        except OSError as error:
+            raise _cannot_write(folder, error) from None
+        yield changed
+
+
+def _claim(folder: Path, lock: TextIO) -> None:
+    """Locks the open file until it is closed or its process dies, and signs it.
+
+    A holder on this host is refused at once. One on another host may be dead already, which the
+    file server notices when its lease ends, so that one is waited for.
+    """
+    host, deadline = socket.gethostname(), time.monotonic() + LEASE_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            if holder.endswith(f" on {host}") or time.monotonic() > deadline:
+                raise UserError(
+                    f"{folder} is being trained by {holder}; wait for it, stop it, or give "
+                    "another --out"
+                ) from None
+            time.sleep(1.0)
+        except OSError as error:
+            warn(
+                f"warning: {folder} is on a file system without locks ({error.strerror}): see to "
+                "it that no other run uses it"
+            )
+            break
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"process {os.getpid()} on {host}\n")
+    lock.flush()
+
+
+def _cannot_write(folder: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write to {folder}: {error.strerror}; choose another --out")
 
 
 def has_run(folder: Path) -> bool:

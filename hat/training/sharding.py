@@ -14,9 +14,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+    AbstractDevice,
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+)
 
 from hat.errors import UserError
+from hat.models.rows import ROW_AXES
 from hat.training.config import MeshConfig
 from hat.training.optimizer import is_axes
 
@@ -75,10 +83,16 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def make_abstract_mesh(config: MeshConfig, num_devices: int) -> AbstractMesh:
-    """The mesh of `num_devices` devices that are not there, for lowering. UserError as above."""
+def make_abstract_mesh(
+    config: MeshConfig, num_devices: int, device: AbstractDevice | None = None
+) -> AbstractMesh:
+    """The mesh of `num_devices` devices that are not there, for lowering. UserError as above.
+
+    device: what each of them is; the kernels that a program gets depend on it.
+    """
     shape = mesh_shape(config, num_devices)
-    return AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    types = (AxisType.Auto,) * len(AXES)
+    return AbstractMesh(shape, AXES, axis_types=types, abstract_device=device)
 
 
 # --- parameters -----------------------------------------------------------------------------------
@@ -187,7 +201,7 @@ def state_shardings(
 
 def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """For arrays [B, ...] of a batch: rows split over replica and fsdp, whole along tensor."""
-    return NamedSharding(mesh, PartitionSpec(("replica", "fsdp")))
+    return NamedSharding(mesh, PartitionSpec(ROW_AXES))
 
 
 def check_rows(mesh: AnyMesh, batch_size: int, accumulation_steps: int = 1) -> None:

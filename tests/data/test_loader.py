@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 
 from hat.data.config import DataConfig
-from hat.data.corpus import Corpus
 from hat.data.loader import Loader
+from hat.data.mixture import Mixture
 from hat.data.prepare import prepare
 from hat.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Corpus:
+def corpus(tmp_path_factory) -> Mixture:
     folder = tmp_path_factory.mktemp("loader")
     (folder / "a.txt").write_text("".join(f"line number {i}\n" for i in range(400)))
-    return prepare(
-        DataConfig(source=str(folder / "a.txt"), tokenizer="bytes", row_length=64), folder / "out"
-    )
+    config = DataConfig(source=str(folder / "a.txt"), tokenizer="bytes", row_length=64)
+    return Mixture.of(prepare(config, folder / "out"))
 
 
 def test_every_epoch_is_another_permutation(corpus):

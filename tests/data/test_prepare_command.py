@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import sys
 
 import pytest
 
 from hat.commands import prepare
+from hat.data.config import DataConfig
 from hat.errors import UserError
 
 
@@ -43,7 +46,6 @@ def test_strict(tmp_path):
 def test_imports_nothing_heavy():
     """`hat --help` builds every parser."""
     import subprocess
-    import sys
 
     code = (
         "import sys, argparse; from hat.commands import prepare; "
@@ -52,3 +54,42 @@ def test_imports_nothing_heavy():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_shards(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text('{"text": "one two"}\n{"text": "three"}\n' * 10)
+    options = ["--tokenizer", "bytes", "--heldout", "0.1"]
+    for name, more in [("a", ["--shards", "2"]), ("b", ["--workers", "1", "--deduplicate"])]:
+        run(tmp_path / "a.jsonl", "--out", tmp_path / name, *options, *more)
+    first, second = (json.loads((tmp_path / n / "corpus.json").read_text()) for n in "ab")
+    assert first["sharding"] == {"shards": 2, "deduplicate": False}
+    assert second["sharding"] == {"shards": 1, "deduplicate": True}
+    assert second["splits"]["train"]["documents"] == 2
+    assert "skipped: 18 exact copies" in capsys.readouterr().out
+
+
+def test_errors_speak_of_arguments(tmp_path):
+    fields = {f"data.{field.name}" for field in dataclasses.fields(DataConfig)}
+    assert set(prepare.ARGUMENTS) == fields - {"data.mixture"}
+    with pytest.raises(UserError, match="^/missing: no such file or folder: set SOURCE to text"):
+        run("/missing", "--out", tmp_path / "out")
+    with pytest.raises(UserError, match="^--row-length is 2"):
+        run("stdlib", "--out", tmp_path / "out", "--row-length", "2")
+
+
+@pytest.mark.parametrize("options, told", [
+    (["--shards", "0"], "0 shards cannot be: give 1 to 99,999"),
+    (["--workers", "0"], "0 workers cannot be"),
+    (["--beam-options=--runner=X"], "--beam-options is of --runner beam"),
+    (["--runner", "beam", "--workers", "2"], "--workers is of --runner local"),
+])  # fmt: skip
+def test_options_that_cannot_be(tmp_path, options, told):
+    with pytest.raises(UserError, match=told):
+        run("stdlib", "--out", tmp_path / "out", *options)
+
+
+def test_beam_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.delitem(sys.modules, "hat.data.beam_runner", raising=False)
+    with pytest.raises(UserError, match=r"needs Apache Beam .*pip install -e '.\[beam\]'"):
+        run("stdlib", "--out", tmp_path / "out", "--runner", "beam")

@@ -6,11 +6,15 @@ import gzip
 import json
 import os
 
+import numpy as np
 import pytest
 import zstandard
+from array_record.python.array_record_module import ArrayRecordWriter
 
+from hat.data.records import encode_row
 from hat.data.sources import Document, Skipped, Source
 from hat.errors import UserError
+from hat.text.rows import Row
 
 LINES = [b'{"text": "one"}', b'{"text": "zwei \\u00fc", "x": 1}', b"", b'{"text": ""}']
 JSONL = b"\n".join(LINES) + b"\n"
@@ -195,3 +199,49 @@ def test_dangling_link_in_a_folder(tmp_path):
     (tmp_path / "b.txt").symlink_to(tmp_path / "gone")
     documents, skipped = read(tmp_path)
     assert len(documents) == 1 and skipped.counts == {"special files": 1}
+
+
+def write_records(path, records, options="group_size:3"):
+    writer = ArrayRecordWriter(str(path), options)
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+@pytest.mark.parametrize("options", ["group_size:1", "group_size:3,zstd:1", "group_size:100"])
+def test_array_records(tmp_path, options):
+    texts = ["ünï", "", *(f"document {number}" for number in range(10))]
+    path = tmp_path / "a.arrayrecord"
+    write_records(path, [text.encode() for text in texts], options)
+    documents, skipped = read(path)
+    assert [(d.data.decode(), d.name) for d in documents] == [
+        (text, f"a.arrayrecord:{number}") for number, text in enumerate(texts, start=1) if text
+    ]
+    assert skipped.counts == {"empty documents": 1}
+
+
+def test_array_records_in_a_folder(tmp_path):
+    write_records(tmp_path / "b.arrayrecord", [b"two"])
+    (tmp_path / "a.txt").write_text("one")
+    write_records(tmp_path / "c.arrayrecord", [])
+    assert [d.data for d in read(tmp_path)[0]] == [b"one", b"two"]
+
+
+def test_damaged_array_records(tmp_path):
+    path = tmp_path / "a.arrayrecord"
+    write_records(path, [b"text " * 1000] * 100, "group_size:10,uncompressed")
+    whole = path.read_bytes()
+    middle = bytearray(whole)
+    middle[len(whole) // 3] ^= 0xFF
+    for damaged in (whole[: len(whole) // 2], b"", b"no records at all", bytes(middle)):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="arrayrecord: (damaged or cut short|the file is empty)"):
+            read(path)
+
+
+def test_rows_are_no_documents(tmp_path):
+    path = tmp_path / "a.arrayrecord"
+    row = Row(np.arange(3, dtype=np.int32), np.array([3], np.int32))
+    write_records(path, [encode_row(row)])
+    with pytest.raises(UserError, match="a.arrayrecord: rows of a prepared corpus: give the text"):
+        read(path)

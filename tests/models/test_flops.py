@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from hat.models import flops
 from hat.models.hat import ConnectorConfig, HatConfig
@@ -108,11 +113,12 @@ def test_llama_formulas_count_what_xla_counts(tie):
     assert got == pytest.approx(expected, rel=0.05)
 
 
-def test_a_training_step_is_three_forward_passes():
-    model = LLAMA.build()
+@pytest.mark.parametrize("config, batch", [(LLAMA, LLAMA_BATCH), (HAT, HAT_BATCH)])
+def test_a_training_step_is_three_forward_passes(config, batch):
+    model = config.build()
     params = model.abstract_params()
-    forward = counted(lambda p, b: model.loss(p, b).nats, params, LLAMA_BATCH)
-    both = counted(jax.value_and_grad(lambda p, b: model.loss(p, b).nats), params, LLAMA_BATCH)
+    forward = counted(lambda p, b: model.loss(p, b).nats, params, batch)
+    both = counted(jax.value_and_grad(lambda p, b: model.loss(p, b).nats), params, batch)
     assert both == pytest.approx(flops.TRAINING_FACTOR * forward, rel=0.05)
 
 
@@ -121,3 +127,35 @@ def test_mean_visible_keys_equals_a_count(window):
     for context in range(1, 12):
         seen = [min(t + 1, window or context) for t in range(context)]
         assert flops.mean_visible_keys(context, window) == pytest.approx(sum(seen) / context)
+    contexts = np.arange(1, 12)
+    each = [flops.mean_visible_keys(int(context), window) for context in contexts]
+    np.testing.assert_allclose(flops.mean_visible_keys(contexts, window), each)
+
+
+@given(hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2), elements=st.integers(0, 5)))
+def test_segment_lengths_are_those_of_real_documents(segment):
+    expected = [
+        count for row in segment for s, count in sorted(Counter(row.tolist()).items()) if s > 0
+    ]
+    assert flops.segment_lengths(segment).tolist() == expected
+
+
+def test_flops_of_a_batch_are_those_of_its_documents():
+    """Every document sees its own positions alone; padding is not counted."""
+    segment, words = np.zeros((2, 64), np.int32), np.zeros((2, 16), np.int32)
+    lengths = {(0, 1): (40, 7), (0, 2): (3, 2), (1, 1): (64, 16)}
+    for (row, s), (t, n) in lengths.items():
+        segment[row, np.flatnonzero(segment[row] == 0)[:t]] = s
+        words[row, np.flatnonzero(words[row] == 0)[:n]] = s
+    model = HAT.build()
+    found = model.batch_flops({"segment": segment, "word_segment": words})
+    for part in model.parts:
+        expected = sum(
+            model.flops(num_bytes=t, num_words=n, context_bytes=t, context_words=n)[part]
+            for t, n in lengths.values()
+        )
+        assert found[part] == pytest.approx(expected, rel=1e-12)
+    found = LLAMA.build().batch_flops({"segment": segment})
+    each = [LLAMA.build().flops(num_tokens=t, context_tokens=t) for t, _ in lengths.values()]
+    assert found["backbone"] == pytest.approx(sum(f["backbone"] for f in each), rel=1e-12)
+    assert found["embedding"] == 0

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hat.models.hat import segment_softmax_pool
+from hat.models.connector import segment_softmax_pool
 from hat.training.config import MeshConfig
 from hat.training.sharding import batch_sharding, make_mesh, param_shardings
 from tests.models import reference, toy

@@ -24,7 +24,7 @@ def cache(tmp_path, monkeypatch):
 def compiled(experiment) -> tuple[Program, loop.Loader]:
     training = experiment.training
     loader = loop.Loader(loop.prepare_corpus(experiment), training.batch_size, training.seed)
-    program = Program(experiment, loop.global_shapes(loader, training.batch_size))
+    program = Program(experiment, loader.shapes)
     program.compile()
     return program, loader
 

@@ -62,3 +62,9 @@ def llama(folder: Path, *changes: str) -> Experiment:
     )
     data = dataclasses.replace(hat.data, tokenizer="bpe:300", row_length=32)
     return override(dataclasses.replace(hat, model=model, data=data), changes)
+
+
+def one_layer(folder: Path, *changes: str) -> Experiment:
+    """A flat byte-level Llama of one layer on the same text: compiles faster than the others."""
+    small = ("data.tokenizer=bytes", "model.num_tokens=256", "model.stack.num_layers=1")
+    return llama(folder, *small, "training.samples.max_bytes=4", *changes)

@@ -1,4 +1,4 @@
-"""Attention behind one door: `attend`, a dense reference and a block form for windows."""
+"""Attention in plain XLA: the dense reference, and the block form for windows."""
 
 from __future__ import annotations
 
@@ -10,33 +10,10 @@ import jax.numpy as jnp
 NEGATIVE = -1e30  # a finite minus infinity: a row without any key gives a mean, never NaN
 
 
-def attend(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    *,
-    segment: jax.Array,
-    window: int | None = None,
-    softcap: float | None = None,
-) -> jax.Array:
-    """Causal attention inside segments.
-
-    q [B, T, H, K], k and v [B, T, G, K] with G key heads, each shared by H / G query heads;
-    segment int [B, T]: a position sees only keys of its own segment (0 is padding and sees
-    padding). window: how many positions a query sees, itself included; None for all before it.
-    softcap: scores s become softcap * tanh(s / softcap). Scores and softmax are float32; the
-    result has the dtype of v and the shape of q.
-    """
-    length = q.shape[1]
-    if window is not None and -(-length // window) * window * 2 * window < length * length:
-        return attend_blocks(q, k, v, segment=segment, window=window, softcap=softcap)
-    return attend_dense(q, k, v, segment=segment, window=window, softcap=softcap)
-
-
 def attend_dense(q, k, v, *, segment, window=None, softcap=None) -> jax.Array:
     """The reference: all T x T scores, masked. Shapes as in `attend`."""
     index = jnp.arange(q.shape[1])
-    visible = _visible(index[:, None], index[None, :], window)
+    visible = causal(index[:, None], index[None, :], window)
     visible = visible & (segment[:, :, None] == segment[:, None, :])
     return masked_attention(q, k, v, visible, softcap)
 
@@ -67,7 +44,7 @@ def attend_blocks(q, k, v, *, segment, window, softcap=None) -> jax.Array:
     # own padding (1) differ from each other and from every document.
     segments = split(segment + 1)
     query_index = window + jnp.arange(window)
-    visible = _visible(query_index[:, None], jnp.arange(2 * window)[None, :], window)
+    visible = causal(query_index[:, None], jnp.arange(2 * window)[None, :], window)
     visible = visible & (merge(segments)[:, :, None] == with_previous(segments)[:, None, :])
     out = masked_attention(
         merge(split(q)), with_previous(split(k)), with_previous(split(v)), visible, softcap
@@ -90,7 +67,7 @@ def masked_attention(q, k, v, visible, softcap=None) -> jax.Array:
     return out.reshape(batch, length, heads, head_dim)
 
 
-def _visible(query, key, window):
-    """Whether position `query` sees position `key`: causal, and inside the window."""
+def causal(query, key, window):
+    """Whether position `query` sees position `key`: not after it, and inside the window."""
     visible = key <= query
     return visible if window is None else visible & (key > query - window)

@@ -1,0 +1,81 @@
+"""How documents become units to pack: by a splitter or by a tokenizer, long ones in parts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hat.data.config import DataConfig
+from hat.text import ids as byte_ids
+from hat.text.rows import Specials, Units, word_units
+from hat.text.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:  # the splitters load their compiled loops, which rows of tokens do without
+    from hat.text.splitters import Splitter
+
+PART_BYTES = 1 << 24  # a longer document is split and packed in parts, so that memory is bounded
+
+
+@dataclasses.dataclass(frozen=True)
+class Cutter:
+    """A splitter, or a tokenizer (None until a BPE is trained)."""
+
+    name: str  # of the splitter or of the tokenizer
+    splitter: Splitter | None = None
+    tokenizer: Tokenizer | None = None
+    train_size: int | None = None  # vocabulary of a BPE that is trained on the training split
+
+    def cut(self, data: bytes, ends: bool, name: str) -> Units:
+        """The units of a part of the document `name`; `ends`: it is the last part."""
+        if self.splitter is None:
+            return Units(self.tokenizer.encode(data), ends=ends, name=name)
+        view = np.frombuffer(data, np.uint8)
+        return word_units(view, self.splitter.split(view), ends=ends, name=name)
+
+    def count_bytes(self, ids: np.ndarray) -> int:
+        """How many bytes the ids int32[n] spell, specials none."""
+        if self.splitter is not None:
+            return int(np.count_nonzero(ids < byte_ids.NUM_BYTES))
+        return int(self.tokenizer.byte_lengths[ids].sum())
+
+    @property
+    def specials(self) -> Specials:
+        if self.splitter is not None:
+            return Specials(byte_ids.BOS, byte_ids.EOT, byte_ids.PAD)
+        return Specials(self.tokenizer.bos, self.tokenizer.eot, self.tokenizer.pad)
+
+    @property
+    def num_ids(self) -> int:
+        """Rows that an embedding of these ids needs."""
+        return byte_ids.NUM_IDS if self.splitter is not None else self.tokenizer.num_ids
+
+
+def make_cutter(config: DataConfig) -> Cutter:
+    """UserError where the splitter is not known or the tokenizer cannot be read."""
+    if config.tokenizer is None:
+        from hat.text.splitters import make_splitter
+
+        splitter = make_splitter(config.splitter)
+        return Cutter(splitter.name, splitter=splitter)
+    if config.tokenizer.startswith("bpe:"):
+        return Cutter(config.tokenizer, train_size=int(config.tokenizer.removeprefix("bpe:")))
+    tokenizer = ByteTokenizer() if config.tokenizer == "bytes" else load_tokenizer(config.tokenizer)
+    return Cutter(tokenizer.name, tokenizer=tokenizer)
+
+
+def parts(data: bytes) -> Iterator[tuple[bytes, bool]]:
+    """A document in parts of at most PART_BYTES, cut after a newline where there is one and else
+    between characters; and whether a part is the last."""
+    start = 0
+    while len(data) - start > PART_BYTES:
+        stop = data.rfind(b"\n", start, start + PART_BYTES) + 1
+        if stop <= start:
+            stop = start + PART_BYTES
+            while stop > start + PART_BYTES - 3 and data[stop] & 0xC0 == 0x80:
+                stop -= 1
+        yield data[start:stop], False
+        start = stop
+    yield data[start:], True

@@ -1,0 +1,1 @@
+"""Perturbations, robustness, fairness and their statistics."""

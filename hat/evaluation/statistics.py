@@ -1,0 +1,150 @@
+"""Whether two models differ, and how sure one can be: intervals and tests for evaluation items.
+
+Comparisons are paired, on the same items. The perturbation seeds of one item are no independent
+observations, so that items, not seeds, are resampled. All draws come from `streams`, by seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+from hat.errors import UserError
+from hat.evaluation.streams import Stream
+
+DRAWS = 10_000
+FEWEST_SEEDS = 5
+_EXACT_ITEMS = 16  # up to here all 2**n signs are tried
+_BLOCK = 1 << 22  # numbers in memory at a time
+
+
+class Interval(NamedTuple):
+    """An estimate over n items with its confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
+    """The score interval of a rate (Wilson, 1927). NaN and [0, 1] for no items."""
+    _check_level(level)
+    if n == 0:
+        return Interval(math.nan, 0.0, 1.0, 0)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, weight = successes / n, z * z / n
+    middle = (share + weight / 2) / (1 + weight)
+    reach = z / (1 + weight) * math.sqrt(share * (1 - share) / n + weight / (4 * n))
+    low = 0.0 if successes == 0 else middle - reach  # rounding would leave a trace
+    high = 1.0 if successes == n else middle + reach
+    return Interval(share, low, high, n)
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """The exact two-sided p-value that bool[n] and bool[n], right or wrong on the same items, have
+    the same rate: a binomial test of the items on which they differ."""
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"results of shapes {first.shape} and {second.shape} are not paired")
+    wins, losses = int((first & ~second).sum()), int((~first & second).sum())
+    n = wins + losses
+    tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def sign_flip(differences: np.ndarray, seed: int = 0, draws: int = DRAWS) -> float:
+    """The two-sided p-value that the mean of float[n] paired differences is 0: the share of sign
+    patterns whose mean is at least as far from 0.
+
+    All patterns for few items; else `draws` random ones and that of the data itself, so that the
+    test keeps its level and p is never 0 (Phipson and Smyth, 2010).
+    """
+    differences = np.asarray(differences, np.float64)
+    n = len(differences)
+    if n == 0:
+        raise ValueError("no differences to test")
+    # Sums that are equal on paper differ by rounding.
+    bar = abs(differences.sum()) - 1e-12 * np.abs(differences).sum()
+    if n <= _EXACT_ITEMS:
+        bits = np.arange(2**n)[:, None] >> np.arange(n) & 1
+        return float(np.mean(np.abs((1 - 2 * bits) @ differences) >= bar))
+    stream, extreme = Stream(seed, "sign-flip"), 0
+    for lane, rows in enumerate(_blocks(draws, n)):
+        signs = 1 - 2 * stream.below(lane, rows * n, 2).reshape(rows, n)
+        extreme += int(np.count_nonzero(np.abs(signs @ differences) >= bar))
+    return (extreme + 1) / (draws + 1)
+
+
+def paired_bootstrap(
+    differences: np.ndarray, seed: int = 0, level: float = 0.95, draws: int = DRAWS
+) -> Interval:
+    """The mean of float[n] differences between two models on the same items, with its percentile
+    interval from resampled items."""
+    differences = np.asarray(differences, np.float64)
+    return _bootstrap(differences, np.ones(len(differences)), seed, level, draws)
+
+
+def cluster_bootstrap(
+    scores: np.ndarray,
+    weights: np.ndarray | None = None,
+    seed: int = 0,
+    level: float = 0.95,
+    draws: int = DRAWS,
+) -> Interval:
+    """The mean of float[items, seeds] scores, with its percentile interval from resampled items:
+    the seeds of an item go in or out together.
+
+    weights: float[items, seeds], for a ratio of sums: nats over bytes, say. UserError: fewer than
+    FEWEST_SEEDS seeds, which say too little about the noise.
+    """
+    scores = np.asarray(scores, np.float64)
+    if scores.ndim != 2 or scores.shape[1] < FEWEST_SEEDS:
+        raise UserError(
+            f"scores of shape {scores.shape} have too few perturbation seeds; score every item "
+            f"under at least {FEWEST_SEEDS}"
+        )
+    weights = np.ones(scores.shape) if weights is None else np.asarray(weights, np.float64)
+    if weights.shape != scores.shape:
+        raise ValueError(f"weights of shape {weights.shape} for scores of {scores.shape}")
+    return _bootstrap(scores.sum(axis=1), weights.sum(axis=1), seed, level, draws)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """float64[m]: p-values adjusted for being m together (Holm, 1979), in the order given."""
+    p_values = np.asarray(p_values, np.float64)
+    order = np.argsort(p_values, kind="stable")
+    stepped = p_values[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return adjusted
+
+
+def _bootstrap(sums: np.ndarray, weights: np.ndarray, seed: int, level: float, draws: int):
+    """Of sum(sums) / sum(weights) over items: float64[n] and float64[n]."""
+    _check_level(level)
+    n = len(sums)
+    if n == 0:
+        raise ValueError("no items to resample")
+    stream, ratios = Stream(seed, "bootstrap"), []
+    for lane, rows in enumerate(_blocks(draws, n)):
+        items = stream.below(lane, rows * n, n).reshape(rows, n)
+        ratios.append(sums[items].sum(axis=1) / weights[items].sum(axis=1))
+    low, high = np.quantile(np.concatenate(ratios), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(sums.sum() / weights.sum()), float(low), float(high), n)
+
+
+def _blocks(draws: int, n: int) -> list[int]:
+    """`draws` in parts, each of about _BLOCK numbers for n items."""
+    rows = max(1, _BLOCK // n)
+    return [min(rows, draws - done) for done in range(0, draws, rows)]
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"a confidence level of {level} is not between 0 and 1")
+

@@ -1,0 +1,1 @@
+"""Launches: one description of a run, and what starts it on each kind of cluster."""

@@ -1,0 +1,148 @@
+"""The training step of an experiment, traced for devices that need not be there."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+import jax
+import numpy as np
+from jax.sharding import AbstractDevice
+
+from hat.errors import UserError
+from hat.models.attention.splash import block_size
+from hat.models.flops import TRAINING_FACTOR
+from hat.models.hat import HatConfig
+from hat.models.layers import StackConfig
+from hat.models.model import LanguageModel
+from hat.planning.flops import Counted, count
+from hat.planning.topology import Topology
+from hat.training.config import MeshConfig
+from hat.training.experiment import Experiment
+from hat.training.program import Program
+from hat.training.sharding import (
+    AnyMesh,
+    make_abstract_mesh,
+    param_shardings,
+    state_shardings,
+)
+from hat.training.step import TrainState
+
+
+def batch_shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays of a global batch, [B, T] and [B, N]."""
+    data, rows = experiment.data, experiment.training.batch_size
+    if not isinstance(experiment.model, HatConfig):
+        names = ("tokens", "segment", "position", "token_bytes")
+        return dict.fromkeys(names, (rows, data.row_length))
+    per_byte = ("bytes", "segment", "position", "word", "guide")
+    return dict.fromkeys(per_byte, (rows, data.row_length)) | dict.fromkeys(
+        ("word_segment", "word_position"), (rows, data.row_words)
+    )
+
+
+def trace_step(experiment: Experiment, mesh: AnyMesh) -> jax.stages.Traced:
+    """The step that `hat train` would run on `mesh`. UserError: see `Program`."""
+    program = Program(experiment, [batch_shapes(experiment)], mesh)
+    return program.traced_steps[experiment.data.row_length]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """What a plan needs to know of an experiment that no mesh and no batch size changes."""
+
+    model: LanguageModel
+    state: TrainState  # ShapeDtypeStructs
+    row: Counted  # what the step computes for one row
+    model_flops: float  # what MFU credits for a row without padding that holds one document
+
+
+def outline(experiment: Experiment, topology: Topology) -> Outline:
+    """Traces the step for one row on one chip of the topology: seconds."""
+    training = dataclasses.replace(
+        experiment.training, batch_size=1, accumulation_steps=1, mesh=MeshConfig(1, 1, 1)
+    )
+    device = AbstractDevice(topology.chip.name, None, "tpu" if topology.is_pod else "gpu")
+    mesh = make_abstract_mesh(training.mesh, 1, device)
+    one_row = dataclasses.replace(experiment, training=training)
+    program = Program(one_row, [batch_shapes(one_row)], mesh)
+    data = experiment.data
+    sizes = {"segment": data.row_length, "word_segment": data.row_words}
+    row = {name: np.ones((1, size), np.int32) for name, size in sizes.items()}
+    return Outline(
+        model=program.model,
+        state=program.abstract_state,
+        row=add_attention(one_row, count(program.traced_steps[data.row_length].jaxpr)),
+        model_flops=TRAINING_FACTOR * sum(program.model.batch_flops(row).values()),
+    )
+
+
+def add_attention(experiment: Experiment, row: Counted) -> Counted:
+    """`row` of an experiment whose attention runs in kernels that do not say what they cost, with
+    their FLOPs by formula: whole blocks of keys, forward; twice where it runs again; backward in
+    two kernels with 7 products together to the 2 of the forward pass."""
+    kernels = [name for name in row.uncounted if re.search("splash|dot_product_attention", name)]
+    if not kernels:
+        return row
+    passes = 1 + 7 / 2 + (experiment.model.remat != "none")
+    flops = 0.0
+    for stack, positions in stacks(experiment):
+        block = block_size(positions)
+        blocks = -(-positions // block)
+        # A block of queries sees those blocks of keys that its own and the window reach.
+        reach = blocks if stack.window is None else 1 + -(-(stack.window - 1) // block)
+        seen = sum(min(i + 1, reach) for i in range(blocks))
+        heads = stack.num_heads * stack.head_size
+        flops += stack.num_layers * 4.0 * heads * seen * block * block
+    rest = tuple(name for name in row.uncounted if name not in kernels)
+    return row._replace(kernel_flops=row.kernel_flops + passes * flops, uncounted=rest)
+
+
+def shard_bytes(outline: Outline, mesh: AnyMesh) -> tuple[float, float]:
+    """Bytes that one chip holds of the parameters, and of the optimizer's state.
+
+    UserError: a large parameter that no axis of the mesh divides.
+    """
+    params = outline.model.abstract_params()
+    shardings = param_shardings(mesh, outline.model.logical_axes(), params)
+
+    def total(tree, shardings) -> float:
+        return math.fsum(
+            math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+            for leaf, sharding in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings))
+        )
+
+    optimizer = outline.state.opt_state
+    return (
+        total(outline.state.params, shardings),
+        total(optimizer, state_shardings(mesh, optimizer, params, shardings)),
+    )
+
+
+def check_model(experiment: Experiment, mesh: dict[str, int]) -> None:
+    """UserError unless `tensor` divides the heads and the MLP of every stack, `fsdp` its width."""
+    for stack, _ in stacks(experiment):
+        for axis, names in (
+            ("tensor", ("num_heads", "kv_heads", "intermediate_size")),
+            ("fsdp", ("hidden_size",)),
+        ):
+            for name in names:
+                if getattr(stack, name) % mesh[axis]:
+                    raise UserError(
+                        f"training.mesh.{axis}={mesh[axis]} does not divide {name} "
+                        f"{getattr(stack, name)} of a stack of {stack.num_layers} layers; choose a "
+                        f"divisor of {math.gcd(*(getattr(s, name) for s, _ in stacks(experiment)))}"
+                    )
+
+
+def stacks(experiment: Experiment) -> list[tuple[StackConfig, int]]:
+    """Every stack of blocks and its positions in a row."""
+    model, data = experiment.model, experiment.data
+    if not isinstance(model, HatConfig):
+        return [(model.stack, data.row_length)]
+    return [
+        (model.encoder, data.row_length),
+        (model.backbone, data.row_words),
+        (model.decoder, data.row_length),
+    ]

@@ -1,0 +1,77 @@
+"""Runs that no training wrote: converted parameters in the folder of a run, and back.
+
+Their checkpoint is of step 0 and has parameters alone, in the dtype that they came in. Everything
+that takes a run for its parameters takes it; there is nothing to resume in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from hat import __version__
+from hat import config as configs
+from hat.models.model import LanguageModel, Params
+from hat.training.checkpoints import Checkpoints
+from hat.training.config import MeshConfig
+from hat.training.experiment import Experiment
+from hat.training.position import Position
+from hat.training.run_folder import CONFIG_FILE, write_atomically
+from hat.training.sharding import make_mesh, param_shardings
+
+
+def local_shardings(model: LanguageModel) -> Params:
+    """A sharding for every parameter, over all devices as training would."""
+    return param_shardings(
+        make_mesh(MeshConfig()), model.logical_axes(), model.abstract_params()
+    )
+
+
+def write_run(folder: Path, experiment: Experiment, params: Params) -> None:
+    """Writes config.json and a checkpoint of step 0 into a folder that is there."""
+    text = json.dumps(configs.to_dict(experiment), indent=2) + "\n"
+    write_atomically(folder / CONFIG_FILE, text)
+    meta = dataclasses.asdict(Position()) | {
+        "experiment": configs.to_dict(experiment),
+        "corpus": None,
+        "version": __version__,
+    }
+    checkpoints = Checkpoints(folder, host_bytes=_largest(params))
+    try:
+        checkpoints.save(0, {"params": params}, meta, force=True)
+    finally:
+        checkpoints.close()
+
+
+def read_params(
+    folder: Path, model: LanguageModel, shardings: Params, parts: Sequence[str] | None = None
+) -> Params:
+    """The parameters (of these parts) of the newest checkpoint, in the dtypes it has, placed."""
+    parts = model.parts if parts is None else parts
+    abstract = {name: model.abstract_params()[name] for name in parts}
+    checkpoints = Checkpoints(folder, read_only=True, host_bytes=_largest(abstract))
+    try:
+        dtypes = checkpoints.param_dtypes()
+
+        def placed(path, leaf, sharding):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return jax.ShapeDtypeStruct(
+                leaf.shape, dtypes.get(name, leaf.dtype), sharding=sharding
+            )
+
+        places = {name: shardings[name] for name in parts}
+        return checkpoints.restore_params(jax.tree.map_with_path(placed, abstract, places))[0]
+    finally:
+        checkpoints.close()
+
+
+def _largest(params: Params) -> int:
+    """Bytes of the largest parameter."""
+    leaves = jax.tree.leaves(params)
+    return max(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
