@@ -48,6 +48,9 @@ COMMANDS = {
     "evaluate fairness": Command(
         "hat.commands.fairness", "compare splitters and tokenizers over parallel text"
     ),
+    "evaluate robustness": Command(
+        "hat.commands.robustness", "compare models under noise in their contexts"
+    ),
     "perturb": Command("hat.commands.perturb", "show what a perturbation does to a text"),
     "params": Command("hat.commands.params", "count the parameters of a config, part by part"),
 }

@@ -160,17 +160,50 @@ def read_items(path: Path) -> list[Task]:
     return [Task(name, kind, tuple(items)) for (name, kind), items in found.items()]
 
 
-def require_same_items(tasks: Sequence[Task], all_scores: Mapping[str, Scores]) -> None:
-    """UserError unless all models, named by their files, were asked exactly these items: what is
-    paired must be the same."""
+def score_path(folder: Path, model: str) -> Path:
+    """Where an evaluation in `folder` keeps the scores of a model."""
+    return folder / SCORES_FOLDER / f"{model}.jsonl"
+
+
+def read_folder(folder: Path) -> dict[Path, Scores]:
+    """The scores of every model in an evaluation's folder. UserError: there are none."""
+    paths = sorted((folder / SCORES_FOLDER).glob("*.jsonl"))
+    if not paths:
+        raise UserError(f"no scores in {folder}; give the --out of an evaluation")
+    return {path: read_scores(path) for path in paths}
+
+
+def complete_plan(
+    tasks: Sequence[Task], all_scores: Sequence[Scores]
+) -> tuple[list[str], list[float], int, list[str]]:
+    """What can be compared: perturbations of which every model has all rates and seeds on all
+    tasks, the rates, the number of seeds; and the perturbations left out."""
+    keys = [set(scores.cells) for scores in all_scores]
+    noised = [key for scores in all_scores for key in scores.cells if key[1] is not None]
+    names = list(dict.fromkeys(key[1] for key in noised))
+    rates = sorted({key[2] for key in noised})
+    seeds = 1 + max((key[3] for key in noised), default=-1)
+    complete = [
+        name for name in names
+        if all((task.name, name, rate, seed) in its_keys
+               for its_keys in keys for task in tasks for rate in rates for seed in range(seeds))
+    ]  # fmt: skip
+    return complete, rates, seeds, [name for name in names if name not in complete]
+
+
+def require_same_items(
+    tasks: Sequence[Task], fingerprints: Mapping[str, Mapping[str, str]]
+) -> None:
+    """UserError unless everything in `fingerprints` (of tasks, by who was asked them) is of exactly
+    these items: what is paired must be the same."""
     wanted = {task.name: task.fingerprint for task in tasks}
-    for file, scores in all_scores.items():
-        if scores.tasks != wanted:
-            differing = sorted(name for name in wanted.keys() | scores.tasks.keys()
-                               if wanted.get(name) != scores.tasks.get(name))
+    for who, its in fingerprints.items():
+        differing = sorted(name for name in wanted.keys() | its.keys()
+                           if wanted.get(name) != its.get(name))
+        if differing:
             raise UserError(
-                f"{file} scores other test items (task {', '.join(differing)}), and only the same "
-                "items can be compared; score all models on the same files"
+                f"{who} has other test items (task {', '.join(differing)}), and only the same "
+                "items can be compared; score all models on the same files, or give another --out"
             )
 
 

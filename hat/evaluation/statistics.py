@@ -129,8 +129,8 @@ def ratio_bootstrap(
 ) -> list[Interval]:
     """sum(sums) / sum(weights) over items, with its percentile interval from resampled items, for
     every column of float[n, k] and float[n, k]; all columns resample the same items. An item's
-    seeds are summed beforehand, so that they go in or out together. NaN where the weights of all
-    items, or of some draw, sum to 0."""
+    seeds are summed beforehand, so that they go in or out together. NaN where weights sum to 0: the
+    estimate for all items, an end of the interval for draws that decide it."""
     _check_level(level)
     n, k = np.shape(sums)
     if n == 0:
@@ -149,9 +149,9 @@ def ratio_bootstrap(
         lows, highs = np.quantile(
             np.concatenate(ratios), [(1 - level) / 2, (1 + level) / 2], axis=0
         )
-    defined = np.isfinite(lows + highs + estimates)
-    columns = np.where(defined, [estimates, lows, highs], math.nan).T.tolist()
-    return [Interval(*column, n) for column in columns]
+    numbers = np.array([estimates, lows, highs])
+    numbers[~np.isfinite(numbers)] = math.nan
+    return [Interval(*column, n) for column in numbers.T.tolist()]
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

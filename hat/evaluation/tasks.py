@@ -138,7 +138,8 @@ def _read_item(line: str, where: str, id: str) -> tuple[str, Item]:
         return "choices", Item(id, contexts, choices, read.gold(len(choices)))
     if "continuation" in fields:
         context = read.text(*_CONTEXT_NAMES, may_be_empty=True)
-        return "continuation", Item(id, (context,), (read.join(context, read.text("continuation")),))
+        continuation = read.join(context, read.text("continuation"))
+        return "continuation", Item(id, (context,), (continuation,))
     if "answers" in fields or "answer" in fields:
         answers = read.texts("answers") if "answers" in fields else (read.text("answer"),)
         stop = read.text("stop") if "stop" in fields else b"\n"
