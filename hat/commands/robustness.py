@@ -84,7 +84,7 @@ def evaluate(arguments: argparse.Namespace):
     from hat.evaluation.tasks import read_tasks
 
     if not arguments.runs or not arguments.tasks:
-        raise UserError("hat evaluate robustness needs a RUN and --tasks FILE, or --from-scores DIR")
+        raise UserError("give a RUN and --tasks FILE, or --from-scores DIR")
     tasks = read_tasks(arguments.tasks, arguments.limit)
     rates, seeds = arguments.rates or robustness.RATES, arguments.seeds or 5
     robustness.check_plan(tasks, rates, seeds)
