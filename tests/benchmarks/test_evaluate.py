@@ -16,7 +16,7 @@ def test_both_ways_agree(tmp_path, monkeypatch):
     assert result["ratio"] > 0 and set(result["items_per_second"]) == {"packed", "one at a time"}
 
 
-def test_items_do_not_depend_on_their_number():
+def test_items_are_always_the_same():
     items = evaluate.make_items(4)
     assert all(len(item) == 4 and len({context for context, _ in item}) == 1 for item in items)
     assert items == evaluate.make_items(4)
