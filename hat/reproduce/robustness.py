@@ -1,4 +1,4 @@
-"""Which model bears noise: a HAT, a subword Llama and a flat byte Llama of equal training FLOPs.
+"""Which model bears noise: HAT, subword Llama and flat byte Llama of equal training FLOPs.
 
 Trains the three quickstart models on the same text, each until it has spent --flops; puts every
 perturbation into the contexts of held-out text; and, given a text in another language (--second),
@@ -37,7 +37,7 @@ from hat.evaluation.summary import summarize
 from hat.evaluation.tasks import Item, Task
 from hat.inference.run import load_run
 from hat.models.flops import TRAINING_FACTOR
-from hat.training.config import ScheduleConfig
+from hat.training.config import MeshConfig, ScheduleConfig
 from hat.training.experiment import Experiment
 from hat.training.loop import prepare_corpus, train
 from hat.training.progress import warn
@@ -174,11 +174,12 @@ def _next_space(text: str, place: int) -> int:
 
 
 def on_text(experiment: Experiment, source: Path, seed: int) -> Experiment:
-    """The experiment on another text, of which nothing more is held out."""
+    """The experiment on another text, of which nothing more is held out, on one device."""
     data = dataclasses.replace(
         experiment.data, source=str(source), heldout_fraction=0.0, validation_fraction=0.0
     )
-    training = dataclasses.replace(experiment.training, seed=seed)
+    # A batch is one row, which several devices could not share.
+    training = dataclasses.replace(experiment.training, seed=seed, mesh=MeshConfig(fsdp=1))
     return dataclasses.replace(experiment, data=data, training=training)
 
 
