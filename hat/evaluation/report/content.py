@@ -63,12 +63,14 @@ def _summary(results: Results) -> list[Block]:
 def _measured(results: Results) -> list[Block]:
     remarks = list(results.notes)
     for model in results.models:
-        for what, counts in (("was longer than the context and lost its beginning", model.truncated),
-                             ("has a token that holds both context and continuation, and counts "
-                              "as the latter", model.straddled)):  # fmt: skip
+        for what, counts in (
+            ("longer than the context, without their beginning", model.truncated),
+            ("with a token of both context and continuation, charged to the latter",
+             model.straddled),
+        ):  # fmt: skip
             found = [f"{count:,} of {task}" for task, count in counts.items() if count]
             if found:
-                remarks.append(f"{model.name}: of the clean texts, {names(found)}: each {what}.")
+                remarks.append(f"{model.name}, clean texts {what}: {names(found)}.")
     return [
         Heading("What was measured"),
         tables.models(results),

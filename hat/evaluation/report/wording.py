@@ -36,7 +36,7 @@ def interval(value: Interval | None, *, n: bool = False) -> str:
     if value is None or not math.isfinite(value.estimate):
         return NONE
     decimals = _decimals(value)
-    shown = [f"{number:,.{decimals}f}" for number in value[:3]]
+    shown = [f"{number:z,.{decimals}f}" for number in value[:3]]
     count = f", n = {value.n:,}" if n else ""
     return f"{shown[0]} [{shown[1]}, {shown[2]}]{count}"
 
@@ -87,8 +87,9 @@ def summary(results: Results) -> list[str]:
 def _clean_sentence(c: Comparison, level: float) -> str:
     about, winner = metric(c.metric), better(c, level)
     facts = (
-        f"{c.second} less {c.first}: {interval(c.difference, n=True)}"
-        f"{' ' + about.unit if about.unit else ''}; {p_value(c.p_holm)} after Holm"
+        f"{c.second} less {c.first}: {interval(c.difference)}"
+        f"{' ' + about.unit if about.unit else ''}, n = {c.difference.n:,}; "
+        f"{p_value(c.p_holm)} after Holm"
     )
     if winner is None:
         said = f"no difference between {c.first} and {c.second} is shown"
