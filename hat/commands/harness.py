@@ -47,9 +47,9 @@ def run(arguments: argparse.Namespace) -> dict:
             raise
         raise UserError("lm-evaluation-harness is not installed; pip install 'hat[eval]'") from None
     from hat.cli import plain
+    from hat.data.records import write_file
     from hat.evaluation.scoring import Scorer
     from hat.inference.run import load_run
-    from hat.training.run_folder import write_atomically
 
     loaded = load_run(arguments.run)
     found = evaluate(
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> dict:
             print(f"{task:<24} {name:<24} {values[name]:.4f}{spread}   n = {values['n']:,}")
     if out is not None:
         kept = {key: found[key] for key in ("results", "versions", "n-shot", "n-samples", "samples")}
-        write_atomically(out, json.dumps(plain(kept), indent=1, default=str) + "\n")
+        write_file(out, (json.dumps(plain(kept), indent=1, default=str) + "\n").encode())
         print(out)
     return {"run": str(arguments.run), "tasks": results, "out": out}
 

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> dict:
 def write_report(files: dict[str, str], out: Path, *, overwrite: bool = False) -> list[Path]:
     """Writes the files of `hat.evaluation.report.render`. UserError, before any is written: one is
     there with other content, unless `overwrite`."""
-    from hat.training.run_folder import write_atomically
+    from hat.data.records import write_file
 
     paths = {out / name: text for name, text in files.items()}
     for path, text in paths.items():
@@ -50,5 +50,5 @@ def write_report(files: dict[str, str], out: Path, *, overwrite: bool = False) -
     except FileExistsError:
         raise UserError(f"{out} is a file; choose another --out") from None
     for path, text in paths.items():
-        write_atomically(path, text)
+        write_file(path, text.encode())
     return list(paths)

@@ -108,4 +108,4 @@ def test_a_notebook_is_stored_without_what_it_printed(path):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             assert cell.outputs == [] and cell.execution_count is None
-            assert max(map(len, cell.source.splitlines())) <= 120
+            assert max(map(len, cell.source.splitlines())) <= 100
