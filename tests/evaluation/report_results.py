@@ -36,8 +36,8 @@ def cost(model: str, noise: str, rate: float) -> Interval:
 
 def comparison(noise: str | None, difference: float, p_holm: float, **changes) -> Comparison:
     values = dict(
-        first=BYTES, second=SUBWORD, task=ALL_TASKS, perturbation=noise, rate=None,
-        metric="mean_noise_cost", difference=interval(difference), test="sign-flip",
+        first=BYTES, second=SUBWORD, task=TASK, perturbation=noise, rate=None,
+        metric="noise_cost", difference=interval(difference), test="sign-flip",
         p_value=p_holm / 3, p_holm=p_holm,
     )  # fmt: skip
     return Comparison(**{**values, **changes})

@@ -106,14 +106,14 @@ def test_rows_of_a_markdown_table_are_as_long_as_its_header(files):
 
 
 def test_the_summary_says_who_is_better_where(page):
+    pair = f"{BYTES} against {SUBWORD}"
     assert (
-        f"On clean text, in bits per byte, {SUBWORD} is better than {BYTES} ({SUBWORD} less "
-        f"{BYTES}: -0.050 [-0.060, -0.040] bits/byte, n = 40; p = 0.004 after Holm)."
+        f"{pair}, on clean text, in bits per byte: {SUBWORD} is better ({SUBWORD} less {BYTES}: "
+        "-0.050 [-0.060, -0.040] bits/byte, n = 40; p = 0.004 after Holm)."
     ) in page.text
     assert (
-        f"Under noise, in mean noise cost, of 3 perturbations: {BYTES} is better under 2 (keyboard "
-        f"and drop); under 1 no difference is shown (uppercase). {BYTES} against {SUBWORD}, the "
-        "same 40 items, 95 % after Holm."
+        f"{pair}, under noise, in context noise cost: {BYTES} is better in 2 of 3 cases (keyboard "
+        "and drop); no difference is shown in 1 of 3 cases (uppercase)."
     ) in page.text
     assert f"{BYTES}, clean texts longer than the context, without their beginning: 2 of" in page.text
     assert f"{SUBWORD}, clean texts with a token of both context and continuation" in page.text

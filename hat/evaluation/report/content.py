@@ -13,6 +13,7 @@ from hat.evaluation.results import ALL_TASKS, Results
 
 TITLE = "Robustness report"
 FAIRNESS_TITLE = "Cost of languages"
+DRAWN = ("mean_noise_cost", "accuracy_area")  # metrics of curves that have a heat map
 
 
 def robustness(results: Results) -> list[Block]:
@@ -57,7 +58,11 @@ def _summary(results: Results) -> list[Block]:
     said = summary(results)
     if not said:
         said = ["Nothing is compared here: there is one model, or no items that two have in common."]
-    return [Heading("In short"), Bullets(said)]
+    lead = (
+        "A case is a paired test on the same items, corrected for all the cases beside it (Holm) at "
+        f"{100 * results.level:g} %."
+    )
+    return [Heading("In short"), Bullets(said), Paragraph(lead)]
 
 
 def _measured(results: Results) -> list[Block]:
@@ -83,14 +88,16 @@ def _measured(results: Results) -> list[Block]:
 def _under_noise(results: Results) -> list[Block]:
     """Heat maps, their numbers and severity curves: of all tasks in one, then task by task."""
     blocks: list[Block] = []
-    for task in unique(c.task for c in [*results.curves, *results.cells]):
+    tasks = unique(c.task for c in [*results.curves, *results.cells])
+    for task in sorted(tasks, key=lambda task: task != ALL_TASKS):
         drawn = ["noise_cost"] if task == ALL_TASKS else ["accuracy", "likeliest", "exact_match"]
         if task != ALL_TASKS and not any(c.task == ALL_TASKS for c in results.curves):
             drawn = ["noise_cost", *drawn]
         found: list[Block] = []
         for name, table in tables.curve_tables(results, task):
-            map_ = figures.heat_map(results, task, name)
-            found += [map_, Folded(f"{metric(name).label}, with intervals", [table])]
+            if name in DRAWN:
+                found.append(figures.heat_map(results, task, name))
+            found.append(Folded(f"{metric(name).label}, with intervals", [table]))
         curves = [figures.severity(results, task, name) for name in drawn]
         found += [figure for figure in curves if figure is not None]
         if found:

@@ -5,14 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from hat.evaluation.results import (
-    ALL_TASKS,
-    CURVE_METRICS,
-    METRICS,
-    Comparison,
-    Metric,
-    Results,
-)
+from hat.evaluation.results import CURVE_METRICS, METRICS, Comparison, Metric, Results
 from hat.evaluation.statistics import Interval
 
 NONE = "–"
@@ -71,53 +64,39 @@ def names(values: Sequence[str], most: int = SHOWN_NAMES) -> str:
 
 
 def summary(results: Results) -> list[str]:
-    """Who is better where: a sentence for clean text and one for noise, pair by pair.
-
-    Those over the items of all tasks together, if there are any.
-    """
-    wide = [c for c in results.comparisons if c.task == ALL_TASKS] or results.comparisons
-    clean = [_clean_sentence(c, results.level) for c in wide if c.perturbation is None]
-    noised: dict[tuple[str, ...], list[Comparison]] = {}
-    for c in wide:
-        if c.perturbation is not None and c.rate is None:
-            noised.setdefault((c.first, c.second, c.task, c.metric), []).append(c)
-    return clean + [_noise_sentence(group, results.level) for group in noised.values()]
+    """Who is better where: of every two models, in every metric, on clean text and under noise (all
+    rates of a perturbation together)."""
+    groups: dict[tuple, list[Comparison]] = {}
+    for c in results.comparisons:
+        is_clean = c.perturbation is None
+        if is_clean or c.rate is None:
+            groups.setdefault((c.first, c.second, not is_clean, c.metric), []).append(c)
+    return [_sentence(groups[key], results.level) for key in sorted(groups, key=lambda k: k[:3])]
 
 
-def _clean_sentence(c: Comparison, level: float) -> str:
-    about, winner = metric(c.metric), better(c, level)
-    facts = (
-        f"{c.second} less {c.first}: {interval(c.difference)}"
-        f"{' ' + about.unit if about.unit else ''}, n = {c.difference.n:,}; "
-        f"{p_value(c.p_holm)} after Holm"
-    )
-    if winner is None:
-        said = f"no difference between {c.first} and {c.second} is shown"
-    else:
-        said = f"{winner} is better than {c.first if winner == c.second else c.second}"
-    return f"On clean text, {_where(c.task)}in {about.label}, {said} ({facts})."
-
-
-def _noise_sentence(group: Sequence[Comparison], level: float) -> str:
-    first, second, about = group[0].first, group[0].second, metric(group[0].metric)
-    won: dict[str | None, list[str]] = {first: [], second: [], None: []}
+def _sentence(group: Sequence[Comparison], level: float) -> str:
+    one = group[0]
+    when = "on clean text" if one.perturbation is None else "under noise"
+    said = f"{one.first} against {one.second}, {when}, in {metric(one.metric).label}:"
+    if len(group) == 1:
+        unit = metric(one.metric).unit
+        return (
+            f"{said} {verdict(one, level)} ({one.second} less {one.first}: "
+            f"{interval(one.difference)}{' ' + unit if unit else ''}, n = {one.difference.n:,}; "
+            f"{p_value(one.p_holm)} after Holm)."
+        )
+    cases: dict[str | None, list[str]] = {one.first: [], one.second: [], None: []}
+    several = len({c.task for c in group}) > 1
     for c in group:
-        won[better(c, level)].append(c.perturbation)
-    said = [
-        f"{name} is better under {len(won[name])} ({names(won[name])})"
-        for name in (first, second) if won[name]
+        name = c.perturbation or c.task
+        on_task = several and c.perturbation is not None
+        cases[better(c, level)].append(f"{name} on {c.task}" if on_task else name)
+    parts = [
+        f"{'no difference is shown' if name is None else f'{name} is better'} in {len(found)} of "
+        f"{len(group)} cases ({names(found)})"
+        for name, found in cases.items() if found
     ]  # fmt: skip
-    if won[None]:
-        said.append(f"under {len(won[None])} no difference is shown ({names(won[None])})")
-    return (
-        f"Under noise, {_where(group[0].task)}in {about.label}, of {len(group)} perturbations: "
-        f"{'; '.join(said)}. {first} against {second}, the same {group[0].difference.n:,} items, "
-        f"{100 * level:g} % after Holm."
-    )
-
-
-def _where(task: str) -> str:
-    return "" if task == ALL_TASKS else f"on {task}, "
+    return f"{said} {'; '.join(parts)}."
 
 
 def _decimals(value: Interval) -> int:
