@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -17,18 +18,17 @@ from hat.data.config import DataConfig
 from hat.errors import UserError
 from hat.evaluation.scoring import Scorer
 from hat.evaluation.tasks import read_task
-from hat.inference.generation import generate_with
 from hat.inference.run import load_run
-from hat.inference.sampling import Sampling
 from hat.training.config import TrainingConfig
 from hat.training.converted_run import write_run
 from hat.training.experiment import Experiment
-from tests.inference.helpers import built, hat_batch, hat_config, whole_nats
+from tests.inference.helpers import built, llama_config, token_batch, whole_nats
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ROOT / "hat" / "evaluation" / "harness_tasks"
 ITEMS = 3
-ROW = dict(row_length=128, row_words=64)
+ROW = dict(row_length=128, row_words=128)
+LOGITS = jax.jit(lambda model, params, batch: model.logits(params, batch), static_argnums=0)
 # The command as a user starts it, in a process whose sockets reach nowhere.
 COMMAND = """
 import socket, sys
@@ -43,9 +43,9 @@ sys.exit(main(sys.argv[1:]))
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    data = DataConfig(source="stdlib", **ROW)
-    experiment = Experiment("harness", hat_config(), data, TrainingConfig(steps=1))
-    write_run(folder, experiment, built(hat_config())[1])
+    data = DataConfig(source="stdlib", tokenizer="bytes", **ROW)
+    experiment = Experiment("harness", llama_config(), data, TrainingConfig(steps=1))
+    write_run(folder, experiment, built(llama_config())[1])
     return folder
 
 
@@ -71,7 +71,7 @@ def test_likelihoods_are_those_of_one_pass_over_the_text(model, scorer):
     pairs = [("The cat", " sat."), ("", "naïve 日本"), ("a b", "c"), ("x", "")]
     found = model.loglikelihood(requests(*pairs))
     texts = [(a + b).encode() for a, b in pairs]
-    nats = whole_nats(*built(hat_config()), hat_batch(texts, load_splitter(scorer), 32))
+    nats = whole_nats(*built(llama_config()), token_batch(texts, 32))
     for (context, continuation), its, (loglikelihood, _) in zip(pairs, nats, found):
         begin, end = len(context.encode()), len((context + continuation).encode())
         # fp32 sums in another order, of a few nats a byte
@@ -82,37 +82,40 @@ def test_likelihoods_are_those_of_one_pass_over_the_text(model, scorer):
         assert loglikelihood == pytest.approx(-float(its[: len(text)].sum()), abs=1e-4)
 
 
-def load_splitter(scorer):
-    from hat.text.splitters import make_splitter
-
-    assert scorer.kind == "hat"
-    return make_splitter("words")
-
-
-def test_what_greedy_generation_gives_is_called_greedy(model, scorer):
-    options = {"until": ["\n\n"], "max_gen_toks": 2, "do_sample": False}
-    [text] = model.generate_until(requests(("def f", options)))
-    params = built(hat_config())
-    [own] = generate_with(
-        *params, load_splitter(scorer), [b"def f"], num_bytes=8, sampling=Sampling(temperature=0)
-    )
-    assert text == own.text.partition(b"\n\n")[0].decode("utf-8", "replace")
-    exact = own.text.decode("utf-8", "surrogateescape")
-    if exact.isascii():
-        other = exact[:-1] + ("a" if exact[-1] != "a" else "b")
-        greedy = [g for _, g in model.loglikelihood(requests(("def f", exact), ("def f", other)))]
-        assert greedy == [True, False]
+def greedy(text: bytes, num_bytes: int) -> bytes:
+    """By the definition: one byte after the other, each the likeliest after all before it."""
+    model, params = built(llama_config())
+    for _ in range(num_bytes):
+        batch = token_batch([text], 32)
+        logits = np.asarray(LOGITS(model, params, batch))[0, len(text)]  # BOS stands first
+        text += bytes([int(np.argmax(logits[:256]))])
+    return text
 
 
-def test_stops_and_limits_of_generation(model):
-    [whole] = model.generate_until(requests(("def f", {"max_gen_toks": 100})))
-    assert 0 < len(whole.encode("utf-8", "replace")) <= 3 * 12  # max_bytes, one U+FFFD each
-    stop = whole[2]
-    answers = model.generate_until(requests(
-        ("def f", {"until": stop}), ("def f", {"until": [stop, ""]}), ("def f", {"until": []}),
-    ))  # fmt: skip
-    assert answers[0] == answers[1] == whole.partition(stop)[0]
-    assert answers[2] == whole
+def test_greedy_generation(model):
+    prompt = b"def f"
+    own = greedy(prompt, 8)[len(prompt) :]
+    options = {"until": [], "max_gen_toks": 2, "do_sample": False}
+    [text] = model.generate_until(requests((prompt.decode(), options)))
+    assert text == own.decode("utf-8", "replace")  # 2 tokens of 4 bytes
+    stop = next(character for character in text if character.isascii())
+    for until in (stop, ["", stop]):
+        options = {"until": until, "max_gen_toks": 2}
+        [cut] = model.generate_until(requests((prompt.decode(), options)))
+        assert cut == text.partition(stop)[0]
+    [longest] = model.generate_until(requests((prompt.decode(), {"max_gen_toks": 100})))
+    assert longest == greedy(prompt, 12)[len(prompt) :].decode("utf-8", "replace")  # max_bytes
+    # What follows one byte greedily, and what does not.
+    pairs = [(chr(b), greedy(bytes([b]), 1)[1:].decode("latin-1")) for b in range(48, 122)]
+    pairs = [(context, byte) for context, byte in pairs if byte.isascii()][:4]
+    assert pairs
+    said = model.loglikelihood(requests(*pairs, *((c, byte + "~~~") for c, byte in pairs)))
+    assert [is_greedy for _, is_greedy in said[: len(pairs)]] == [True] * len(pairs)
+    ends = [greedy(c.encode(), 4)[1:] == (byte + "~~~").encode() for c, byte in pairs]
+    assert [is_greedy for _, is_greedy in said[len(pairs) :]] == ends
+
+
+def test_a_task_that_samples_is_refused(model):
     with pytest.raises(UserError, match="the task samples its answers"):
         model.generate_until(requests(("x", {"temperature": 0.7})))
 
@@ -174,6 +177,7 @@ def test_a_mistake_is_one_line(run, capsys, argv, message):
 
 def test_without_the_harness(run, capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "hat.evaluation.harness", raising=False)
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    for name in ("lm_eval", "lm_eval.api", "lm_eval.api.model"):
+        monkeypatch.setitem(sys.modules, name, None)
     assert main(["evaluate", "harness", str(run), "--tasks", "hat_prose"]) == 2
     assert "lm-evaluation-harness is not installed; pip install" in capsys.readouterr().err

@@ -44,7 +44,9 @@ def p_value(p: float) -> str:
 def better(comparison: Comparison, level: float) -> str | None:
     """The model that is better, where Holm's p-value shows one at 1 - level; else None."""
     direction, difference = metric(comparison.metric).better, comparison.difference.estimate
-    if not direction or not difference or not comparison.p_holm < 1 - level:  # NaN is not below
+    undecided = math.isnan(difference) or difference == 0
+    # A p-value that is NaN is below nothing; 1 - 0.95 is a little more than 0.05.
+    if not direction or undecided or not comparison.p_holm < round(1 - level, 9):
         return None
     wins_second = (difference > 0) == (direction == "higher")
     return comparison.second if wins_second else comparison.first
@@ -71,7 +73,9 @@ def summary(results: Results) -> list[str]:
         is_clean = c.perturbation is None
         if is_clean or c.rate is None:
             groups.setdefault((c.first, c.second, not is_clean, c.metric), []).append(c)
-    return [_sentence(groups[key], results.level) for key in sorted(groups, key=lambda k: k[:3])]
+    pairs = unique(key[:2] for key in groups)
+    order = sorted(groups, key=lambda key: (pairs.index(key[:2]), key[2]))
+    return [_sentence(groups[key], results.level) for key in order]
 
 
 def _sentence(group: Sequence[Comparison], level: float) -> str:
