@@ -28,7 +28,7 @@ table { border-collapse: collapse; margin: .8rem 0; font-size: 13px; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #e4e7eb; text-align: right;
          font-variant-numeric: tabular-nums; }
 th { border-bottom: 2px solid #9aa5b1; vertical-align: bottom; }
-th:first-child, td:first-child, td.words { text-align: left; }
+th:first-child, td:first-child, .words { text-align: left; }
 td:first-child { font-weight: 600; }
 .wide { overflow-x: auto; }
 figure { margin: 1rem 0; } figcaption { color: #66727f; font-size: 13px; max-width: 800px; }
@@ -86,16 +86,21 @@ def _block(block: Block) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.header)
-    rows = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
+    columns = list(zip(*table.rows)) or [()] * len(table.header)
+    kinds = [' class="words"' if any(map(_is_words, column)) else "" for column in columns]
+    head = "".join(f'<th scope="col"{kind}>{escape(cell)}</th>'
+                   for kind, cell in zip(kinds, table.header))  # fmt: skip
+    rows = "\n".join(
+        f"<tr>{''.join(f'<td{kind}>{escape(cell)}</td>' for kind, cell in zip(kinds, row))}</tr>"
+        for row in table.rows
+    )
     return (f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n'
             "</tbody>\n</table></div>")
 
 
-def _cell(text: str) -> str:
-    """Numbers stand to the right, words to the left."""
-    is_number = text[:1].isdigit() or text[:1] in "-–"
-    return f"<td>{escape(text)}</td>" if is_number else f'<td class="words">{escape(text)}</td>'
+def _is_words(text: str) -> bool:
+    """Numbers, and what stands for a missing one, are set to the right; columns of words are not."""
+    return bool(text) and not (text[0].isdigit() or text[0] in "-–")
 
 
 def _legend(entries: Sequence[tuple[str, Style]]) -> str:
