@@ -52,6 +52,10 @@ COMMANDS = {
     "evaluate robustness": Command(
         "hat.commands.robustness", "compare models under noise in their contexts"
     ),
+    "evaluate report": Command("hat.commands.report", "write a report from stored results"),
+    "evaluate harness": Command(
+        "hat.commands.harness", "run lm-evaluation-harness tasks on a trained model"
+    ),
     "perturb": Command("hat.commands.perturb", "show what a perturbation does to a text"),
     "params": Command("hat.commands.params", "count the parameters of a config, part by part"),
 }
