@@ -5,8 +5,7 @@ perturbation into the contexts of held-out text; and, given a text in another la
 goes on training each on it, to see how fast it is learnt and how much of the first is lost.
 
 About half an hour on two cores. Whatever is finished is not repeated: the same command resumes. OUT
-holds models/ (the runs), adapted/, items.jsonl, scores/ and results.json, of the schema of
-`hat evaluate robustness`.
+holds models/ and adapted/ (runs of hat train), text/, and what `hat evaluate robustness` writes.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from hat.commands.arguments import positive_int
-from hat.commands.robustness import RESULTS_FILE, load, score, table
+from hat.commands.report import write_report
+from hat.commands.robustness import load, score, table
 from hat.config import load as load_config
 from hat.data.loader import Loader
 from hat.data.records import write_file
@@ -29,7 +29,8 @@ from hat.data.sources import Skipped, Source
 from hat.data.splits import plan_splits
 from hat.errors import UserError
 from hat.evaluation import robustness
-from hat.evaluation.results import Adaptation, Results, to_json
+from hat.evaluation.report import render
+from hat.evaluation.results import Adaptation, Results
 from hat.evaluation.scores import ITEMS_FILE, ScoreFile, Scores, items_text, score_path
 from hat.evaluation.scoring import Scorer
 from hat.evaluation.streams import Stream
@@ -96,9 +97,9 @@ def run(arguments: argparse.Namespace) -> dict:
         adaptations = adapt(out, first, second, arguments.adapt_bytes, language)
         found = dataclasses.replace(found, adaptations=adaptations)
     found = dataclasses.replace(found, notes=tuple(notes))
-    write_file(out / RESULTS_FILE, to_json(found).encode())
-    print("\n".join([*notes, table(found), *map(told, found.adaptations)]))
-    return {"out": str(out), "spent": spent,
+    files = write_report(render(found), out, overwrite=True)
+    print("\n".join([*notes, table(found), *map(told, found.adaptations), *map(str, files)]))
+    return {"files": [str(path) for path in files], "spent": spent,
             "adaptations": [dataclasses.asdict(a) for a in found.adaptations]}  # fmt: skip
 
 
