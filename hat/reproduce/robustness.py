@@ -15,6 +15,7 @@ import dataclasses
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ from hat.evaluation.summary import summarize
 from hat.evaluation.tasks import Item, Task
 from hat.inference.run import load_run
 from hat.models.flops import TRAINING_FACTOR
-from hat.training.config import MeshConfig, ScheduleConfig
+from hat.training.config import ScheduleConfig
 from hat.training.experiment import Experiment
 from hat.training.loop import prepare_corpus, train
 from hat.training.progress import warn
@@ -77,8 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict:
     """Trains, scores, adapts, writes the results and prints the tables."""
     if arguments.smoke:
-        arguments.flops, arguments.items, arguments.adapt_bytes = 2e8, 6, 4_000
+        arguments.flops, arguments.items, arguments.adapt_bytes = 2e9, 6, 40_000
         arguments.names = ["keyboard", "drop"]
+    points = POINTS[-1:] if arguments.smoke else POINTS
     out: Path = arguments.out
     first = divide(arguments.text, HELDOUT, out / "text" / "first")
     task = make_task(first.heldout, arguments.items)
@@ -94,7 +96,7 @@ def run(arguments: argparse.Namespace) -> dict:
     if arguments.second:
         second = divide(arguments.second, 2 * HELDOUT, out / "text" / "second")
         language = Path(arguments.second).stem
-        adaptations = adapt(out, first, second, arguments.adapt_bytes, language)
+        adaptations = adapt(out, first, second, arguments.adapt_bytes, points, language)
         found = dataclasses.replace(found, adaptations=adaptations)
     found = dataclasses.replace(found, notes=tuple(notes))
     files = write_report(render(found), out, overwrite=True)
@@ -175,12 +177,11 @@ def _next_space(text: str, place: int) -> int:
 
 
 def on_text(experiment: Experiment, source: Path, seed: int) -> Experiment:
-    """The experiment on another text, of which nothing more is held out, on one device."""
+    """The experiment on another text, of which nothing more is held out."""
     data = dataclasses.replace(
         experiment.data, source=str(source), heldout_fraction=0.0, validation_fraction=0.0
     )
-    # A batch is one row, which several devices could not share.
-    training = dataclasses.replace(experiment.training, seed=seed, mesh=MeshConfig(fsdp=1))
+    training = dataclasses.replace(experiment.training, seed=seed)
     return dataclasses.replace(experiment, data=data, training=training)
 
 
@@ -190,7 +191,8 @@ def with_steps(experiment: Experiment, steps: int, **changes) -> Experiment:
 
 
 def shrink(experiment: Experiment) -> Experiment:
-    """The same kind of model, one layer deep and narrow, with a small vocabulary."""
+    """The same kind of model, one layer deep and narrow, with a small vocabulary; a batch that
+    eight devices can share."""
 
     def small(stack):
         return dataclasses.replace(stack, num_layers=1, hidden_size=16, intermediate_size=16)
@@ -207,7 +209,8 @@ def shrink(experiment: Experiment) -> Experiment:
         if data.tokenizer != "bytes":
             model = dataclasses.replace(model, num_tokens=270)
             data = dataclasses.replace(data, tokenizer="bpe:270")
-    return dataclasses.replace(experiment, model=model, data=data)
+    training = dataclasses.replace(experiment.training, batch_size=8)
+    return dataclasses.replace(experiment, model=model, data=data, training=training)
 
 
 def mean_step(experiment: Experiment) -> tuple[float, float]:
@@ -264,9 +267,15 @@ def evaluate(out: Path, task: Task, names: list[str]) -> Results:
 
 
 def adapt(
-    out: Path, first: Divided, second: Divided, num_bytes: int, language: str
+    out: Path,
+    first: Divided,
+    second: Divided,
+    num_bytes: int,
+    points: Sequence[float],
+    language: str,
 ) -> tuple[Adaptation, ...]:
-    """Continued training of every model on the second text, and both languages at every point.
+    """Continued training of every model on the second text, and both languages at every point, a
+    share of num_bytes.
 
     What counts as recovered is the level that all models reach: that of the worst of them at the
     end.
@@ -277,7 +286,7 @@ def adapt(
         measured = [(0, *measure(base, first, second))]
         experiment = adaptation(base, second.train)
         _, each = mean_step(experiment)
-        for share in POINTS:
+        for share in points:
             steps = max(1, round(share * num_bytes / each))
             finish(with_steps(experiment, steps), out / "adapted" / name)
             trained = int(steps * each)
