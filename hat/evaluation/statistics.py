@@ -20,6 +20,7 @@ DRAWS = 10_000
 FEWEST_SEEDS = 5
 _EXACT_ITEMS = 16  # up to here all 2**n signs are tried
 _BLOCK = 1 << 22  # numbers in memory at a time
+_COLUMNS = 256  # that are drawn for at a time
 
 
 class Interval(NamedTuple):
@@ -64,19 +65,27 @@ def sign_flip(differences: np.ndarray, seed: int = 0, draws: int = DRAWS) -> flo
     All patterns for few items; else `draws` random ones and that of the data itself, so that the
     test keeps its level and p is never 0 (Phipson and Smyth, 2010).
     """
+    return float(sign_flips(np.asarray(differences)[:, None], seed, draws)[0])
+
+
+def sign_flips(differences: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
+    """float64[k]: `sign_flip` of every column of float[n, k], under the same sign patterns."""
     differences = np.asarray(differences, np.float64)
-    n = len(differences)
+    n, k = differences.shape
     if n == 0:
         raise ValueError("no differences to test")
+    if k > _COLUMNS:
+        parts = np.split(differences, range(_COLUMNS, k, _COLUMNS), axis=1)
+        return np.concatenate([sign_flips(part, seed, draws) for part in parts])
     # Sums that are equal on paper differ by rounding.
-    bar = abs(differences.sum()) - 1e-12 * np.abs(differences).sum()
+    bar = np.abs(differences.sum(axis=0)) - 1e-12 * np.abs(differences).sum(axis=0)
     if n <= _EXACT_ITEMS:
         bits = np.arange(2**n)[:, None] >> np.arange(n) & 1
-        return float(np.mean(np.abs((1 - 2 * bits) @ differences) >= bar))
-    stream, extreme = Stream(seed, "sign-flip"), 0
+        return np.mean(np.abs((1.0 - 2 * bits) @ differences) >= bar, axis=0)
+    stream, extreme = Stream(seed, "sign-flip"), np.zeros(k, np.int64)
     for lane, rows in enumerate(_blocks(draws, n)):
-        signs = 1 - 2 * stream.below(lane, rows * n, 2).reshape(rows, n)
-        extreme += int(np.count_nonzero(np.abs(signs @ differences) >= bar))
+        signs = 1.0 - 2 * stream.below(lane, rows * n, 2).reshape(rows, n)
+        extreme += np.count_nonzero(np.abs(signs @ differences) >= bar, axis=0)
     return (extreme + 1) / (draws + 1)
 
 
@@ -85,8 +94,8 @@ def paired_bootstrap(
 ) -> Interval:
     """The mean of float[n] differences between two models on the same items, with its percentile
     interval from resampled items."""
-    differences = np.asarray(differences, np.float64)
-    return _bootstrap(differences, np.ones(len(differences)), seed, level, draws)
+    differences = np.asarray(differences, np.float64)[:, None]
+    return ratio_bootstrap(differences, np.ones(differences.shape), seed, level, draws)[0]
 
 
 def cluster_bootstrap(
@@ -111,7 +120,45 @@ def cluster_bootstrap(
     weights = np.ones(scores.shape) if weights is None else np.asarray(weights, np.float64)
     if weights.shape != scores.shape:
         raise ValueError(f"weights of shape {weights.shape} for scores of {scores.shape}")
-    return _bootstrap(scores.sum(axis=1), weights.sum(axis=1), seed, level, draws)
+    sums, weights = (x.sum(axis=1, keepdims=True) for x in (scores, weights))
+    return ratio_bootstrap(sums, weights, seed, level, draws)[0]
+
+
+def ratio_bootstrap(
+    sums: np.ndarray,
+    weights: np.ndarray,
+    seed: int = 0,
+    level: float = 0.95,
+    draws: int = DRAWS,
+) -> list[Interval]:
+    """sum(sums) / sum(weights) over items, with its percentile interval from resampled items, for
+    every column of float[n, k] and float[n, k]; all columns resample the same items. An item's
+    seeds are summed beforehand, so that they go in or out together. NaN where weights sum to 0: the
+    estimate for all items, an end of the interval for draws that decide it."""
+    _check_level(level)
+    n, k = np.shape(sums)
+    if n == 0:
+        raise ValueError("no items to resample")
+    if k > _COLUMNS:
+        parts = (np.split(x, range(_COLUMNS, k, _COLUMNS), axis=1) for x in (sums, weights))
+        return [x for part in zip(*parts) for x in ratio_bootstrap(*part, seed, level, draws)]
+    stream, ratios = Stream(seed, "bootstrap"), []
+    both = np.concatenate([sums, weights], axis=1, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for lane, rows in enumerate(_blocks(draws, n)):
+            items = stream.below(lane, rows * n, n).reshape(rows, n)
+            items += n * np.arange(rows)[:, None]
+            counts = np.bincount(items.ravel(), minlength=rows * n).reshape(rows, n)
+            drawn = counts.astype(np.float64) @ both
+            ratios.append(drawn[:, :k] / drawn[:, k:])
+        whole = both.sum(axis=0)
+        estimates = whole[:k] / whole[k:]
+        lows, highs = np.quantile(
+            np.concatenate(ratios), [(1 - level) / 2, (1 + level) / 2], axis=0
+        )
+    numbers = np.array([estimates, lows, highs])
+    numbers[~np.isfinite(numbers)] = math.nan
+    return [Interval(*column, n) for column in numbers.T.tolist()]
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -122,20 +169,6 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     adjusted = np.empty(len(p_values))
     adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
     return adjusted
-
-
-def _bootstrap(sums: np.ndarray, weights: np.ndarray, seed: int, level: float, draws: int):
-    """Of sum(sums) / sum(weights) over items: float64[n] and float64[n]."""
-    _check_level(level)
-    n = len(sums)
-    if n == 0:
-        raise ValueError("no items to resample")
-    stream, ratios = Stream(seed, "bootstrap"), []
-    for lane, rows in enumerate(_blocks(draws, n)):
-        items = stream.below(lane, rows * n, n).reshape(rows, n)
-        ratios.append(sums[items].sum(axis=1) / weights[items].sum(axis=1))
-    low, high = np.quantile(np.concatenate(ratios), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(sums.sum() / weights.sum()), float(low), float(high), n)
 
 
 def _blocks(draws: int, n: int) -> list[int]:

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -92,23 +92,37 @@ def score_documents(
     error messages. UserError: a word longer than a row; a splitter that looks ahead.
     """
     names = names or [f"document {i}" for i in range(len(documents))]
-    rows_class = _WordRows if isinstance(model, HatModel) else _TokenRows
-    rows = rows_class(rule, row_length, row_words)
+    rows = make_rows(model, rule, row_length, row_words)
     cut = [rows.cut(document, name) for document, name in zip(documents, names)]
     pieces = [piece for _, its_pieces in cut for piece in its_pieces]
-    nats = (
-        piece
-        for batch in _batches(_pack_in_order(pieces, rows), batch_size, rows)
-        for piece in _piece_nats(model, params, batch, rows)
-    )
+    scores = score_pieces(model, params, rows, pieces, batch_size)
     return [
-        DocumentScore(np.concatenate([next(nats) for _ in its_pieces]), words)
+        DocumentScore(np.concatenate([next(scores).nats for _ in its_pieces]), words)
         for words, its_pieces in cut
     ]
 
 
-class _WordRows:
-    """Rows of a HAT."""
+class PieceScore(NamedTuple):
+    """Of what a piece of n ids predicts. nats: float32 [n - 1]; likeliest: bool [n - 1], whether
+    the id that follows was the likeliest."""
+
+    nats: np.ndarray
+    likeliest: np.ndarray
+
+
+def score_pieces(
+    model: LanguageModel, params: Params, rows: Rows, pieces: Sequence[Row], batch_size: int
+) -> Iterator[PieceScore]:
+    """The score of every piece, in order; pieces are packed into rows in that order, and rows go
+    through the model batch_size at a time."""
+    for batch in _batches(_pack_in_order(pieces, rows), batch_size, rows):
+        yield from _piece_scores(model, params, batch, rows)
+
+
+class WordRows:
+    """Rows of a HAT: `length` ids in `words` words."""
+
+    specials = Specials(BOS, EOT, PAD)
 
     def __init__(self, splitter: Splitter, length: int, words: int):
         if splitter.causality != BYTE_CAUSAL:
@@ -119,41 +133,64 @@ class _WordRows:
         self._splitter, self.length, self.words = splitter, length, words
         self.empty = empty_row(has_words=True)
 
+    def units(self, text: bytes, *, ends: bool = True, name: str = "document") -> Units:
+        """The ids and words of a text; ends: whether the end of text follows."""
+        data = np.frombuffer(text, np.uint8)
+        return word_units(data, self._splitter.split(data), ends=ends, name=name)
+
+    def byte_ends(self, units: Units) -> np.ndarray:
+        """int64 [n]: how many bytes of the text are read with each id."""
+        return np.arange(1, len(units.ids) + 1)
+
     def cut(self, document: bytes, name: str) -> tuple[int, list[Row]]:
         """The number of words of a document, and its pieces in order."""
-        data = np.frombuffer(document, np.uint8)
-        split = self._splitter.split(data)
-        packer = Packer(self.length, self.words, Specials(BOS, EOT, PAD))
-        rows = packer.add(word_units(data, split, name=name)) + packer.finish()
-        return int(split.starts.sum()), rows
+        units = self.units(document, name=name)
+        packer = Packer(self.length, self.words, self.specials)
+        return int(units.starts.sum()), packer.add(units) + packer.finish()
 
     def expand(self, row: Row) -> dict[str, np.ndarray]:
         return expand_words(row, self.length, self.words)
 
 
-class _TokenRows:
+class TokenRows:
     """Rows of a Llama: every token counts as a word, and rows have as many as they have ids."""
 
     def __init__(self, tokenizer: Tokenizer, length: int, words: int):
         self._tokenizer, self.length, self.words = tokenizer, length, length
+        self.specials = Specials(tokenizer.bos, tokenizer.eot, tokenizer.pad)
         self.empty = empty_row(has_words=False)
+
+    def units(self, text: bytes, *, ends: bool = True, name: str = "document") -> Units:
+        """The ids of a text; ends: whether the end of text follows."""
+        return Units(self._tokenizer.encode(text), ends=ends, name=name)
+
+    def byte_ends(self, units: Units) -> np.ndarray:
+        """int64 [n]: how many bytes of the text are read with each id."""
+        return np.cumsum(self._tokenizer.byte_lengths[units.ids], dtype=np.int64)
 
     def cut(self, document: bytes, name: str) -> tuple[int, list[Row]]:
         """The number of tokens of a document, and its pieces in order."""
-        tokenizer = self._tokenizer
-        ids = tokenizer.encode(document)
-        packer = Packer(self.length, None, Specials(tokenizer.bos, tokenizer.eot, tokenizer.pad))
-        return len(ids), packer.add(Units(ids, name=name)) + packer.finish()
+        units = self.units(document, name=name)
+        packer = Packer(self.length, None, self.specials)
+        return len(units.ids), packer.add(units) + packer.finish()
 
     def expand(self, row: Row) -> dict[str, np.ndarray]:
         lengths = self._tokenizer.byte_lengths
         return expand_tokens(row, self.length, lengths, self._tokenizer.pad)
 
 
-_Rows = _WordRows | _TokenRows
+Rows = WordRows | TokenRows
 
 
-def _pack_in_order(pieces: list[Row], rows: _Rows) -> Iterator[list[Row]]:
+def make_rows(
+    model: LanguageModel, rule: Splitter | Tokenizer, length: int, words: int
+) -> Rows:
+    """Rows as the model reads them; rule: the splitter of a HAT, the tokenizer of a Llama, whose
+    rows ignore `words`."""
+    return (WordRows if isinstance(model, HatModel) else TokenRows)(rule, length, words)
+
+
+def _pack_in_order(pieces: Sequence[Row], rows: Rows) -> Iterator[list[Row]]:
     """The pieces in order, as many to a row as fit both caps."""
     row: list[Row] = []
     free, free_words = rows.length, rows.words
@@ -169,7 +206,7 @@ def _pack_in_order(pieces: list[Row], rows: _Rows) -> Iterator[list[Row]]:
         yield row
 
 
-def _batches(packed: Iterator[list[Row]], batch_size: int, rows: _Rows) -> Iterator[list[Row]]:
+def _batches(packed: Iterator[list[Row]], batch_size: int, rows: Rows) -> Iterator[list[Row]]:
     """The pieces of each row joined; batch_size rows at a time, the last ones empty."""
     while batch := [_join(pieces) for pieces in itertools.islice(packed, batch_size)]:
         yield batch + [rows.empty] * (batch_size - len(batch))
@@ -180,18 +217,18 @@ def _join(pieces: list[Row]) -> Row:
     return Row(*(None if field[0] is None else np.concatenate(field) for field in fields))
 
 
-def _piece_nats(model, params, batch: list[Row], rows: _Rows) -> Iterator[np.ndarray]:
-    """Nats float32 [n - 1] of what every piece of n ids predicts, piece by piece."""
+def _piece_scores(model, params, batch: list[Row], rows: Rows) -> Iterator[PieceScore]:
+    """What every piece of every row predicts, piece by piece."""
     expanded = [rows.expand(row) for row in batch]
     arrays = {name: np.stack([row[name] for row in expanded]) for name in expanded[0]}
-    for row, nats in zip(batch, np.asarray(_nats(model, params, arrays))):
+    for row, nats, likeliest in zip(batch, *map(np.asarray, _score(model, params, arrays))):
         for end, size in zip(np.cumsum(row.lengths), row.lengths):
-            yield nats[end - size : end - 1]
+            yield PieceScore(nats[end - size : end - 1], likeliest[end - size : end - 1])
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _nats(model: LanguageModel, params: Params, batch) -> jax.Array:
-    return model.nats(params, batch)[0]
+def _score(model: LanguageModel, params: Params, batch) -> tuple[jax.Array, jax.Array]:
+    return model.nats(params, batch)[:2]
 
 
 def _read(path: Path) -> bytes:

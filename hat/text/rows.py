@@ -185,26 +185,7 @@ class Packer:
         return max(first, min(by_positions, first + words - 1, total - ends))
 
     def _piece(self, units: Units, bounds: Sequence[int], first: int, last: int) -> Row:
-        begin, end = bounds[first], bounds[last]
-        closing = units.ends and last == len(bounds) - 1
-        count = end - begin + 1 + closing
-        content = slice(1, 1 + end - begin)
-        ids = np.empty(count, np.int32)
-        ids[0], ids[-1] = self._specials.bos, self._specials.eot
-        ids[content] = units.ids[begin:end]
-        lengths = np.array([count], np.int32)
-        if units.starts is None:
-            return Row(ids, lengths)
-        starts, lags = np.empty(count, bool), np.empty(count, np.int32)
-        starts[0] = starts[-1] = True
-        starts[content] = units.starts[begin:end]
-        lags[0] = lags[-1] = 0
-        lags[content] = units.lags[begin:end]
-        # No guide lies before the BOS of its own piece, which is word 0 of it. Once as many words
-        # have begun as the largest lag, none can.
-        opening = slice(1, 1 + bounds[min(first + units.most_lag, last)] - begin)
-        np.minimum(lags[opening], np.cumsum(starts[opening]), out=lags[opening])
-        return Row(ids, lengths, starts, lags)
+        return cut_piece(units, bounds, first, last, self._specials)
 
     def _refuse_word(self, units: Units, bounds: Sequence[int], first: int) -> None:
         size = bounds[first + 1] - bounds[first]
@@ -221,6 +202,35 @@ def word_bounds(units: Units) -> Sequence[int]:
         return range(count + 1)
     # Its items are plain integers, which cost a tenth of NumPy's, one by one.
     return memoryview(np.append(np.flatnonzero(units.starts), count))
+
+
+def cut_piece(
+    units: Units, bounds: Sequence[int], first: int, last: int, specials: Specials
+) -> Row:
+    """BOS, the words first to last - 1 of a document, and EOT where the document ends with them.
+
+    bounds: `word_bounds(units)`.
+    """
+    begin, end = bounds[first], bounds[last]
+    closing = units.ends and last == len(bounds) - 1
+    count = end - begin + 1 + closing
+    content = slice(1, 1 + end - begin)
+    ids = np.empty(count, np.int32)
+    ids[0], ids[-1] = specials.bos, specials.eot
+    ids[content] = units.ids[begin:end]
+    lengths = np.array([count], np.int32)
+    if units.starts is None:
+        return Row(ids, lengths)
+    starts, lags = np.empty(count, bool), np.empty(count, np.int32)
+    starts[0] = starts[-1] = True
+    starts[content] = units.starts[begin:end]
+    lags[0] = lags[-1] = 0
+    lags[content] = units.lags[begin:end]
+    # No guide lies before the BOS of its own piece, which is word 0 of it. Once as many words
+    # have begun as the largest lag, none can.
+    opening = slice(1, 1 + bounds[min(first + units.most_lag, last)] - begin)
+    np.minimum(lags[opening], np.cumsum(starts[opening]), out=lags[opening])
+    return Row(ids, lengths, starts, lags)
 
 
 def _join(pieces: list[Row]) -> Row:

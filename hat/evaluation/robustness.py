@@ -1,0 +1,176 @@
+"""Noise in the contexts of test items, and what a model makes of them.
+
+Continuations and choices stay as they are, so that what is scored is the same bytes for every
+model and under every noise. An item has its own random numbers, addressed by task and item: its
+noise depends on neither the model nor the other items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from hat.errors import UserError
+from hat.evaluation.edits import Perturbed
+from hat.evaluation.perturbations import REGISTRY, find, perturb
+from hat.evaluation.perturbations.core import Perturbation
+from hat.evaluation.scores import Cell, Key, ScoreFile
+from hat.evaluation.scoring import Score, Scorer
+from hat.evaluation.statistics import FEWEST_SEEDS
+from hat.evaluation.tasks import Item, Task, pair
+
+RATES = (0.02, 0.05, 0.1, 0.2, 0.4)
+# A few of every origin and of every kind of damage; all others by name, by family or by "all".
+NAMES = (
+    "hat-permute", "hat-replace", "hat-delete", "hat-uppercase", "drop", "repeat-blt",
+    "antspeak-blt", "random-case", "keyboard", "ocr", "homoglyph", "add-diacritics",
+    "merge-words", "split-words", "bit-flip",
+)  # fmt: skip
+ANSWER_BYTES = 64  # the longest generated answer
+
+
+def choose_perturbations(
+    names: Sequence[str], misspelling: Perturbation | None = None
+) -> list[Perturbation]:
+    """The perturbations of these names, each once, in order. A name may be that of a family, or
+    "all". misspelling: the one that is made from a list. UserError: an unknown name."""
+    known = {**REGISTRY, **({misspelling.name: misspelling} if misspelling else {})}
+    chosen: dict[str, Perturbation] = {}
+    for name in names:
+        family = [p for p in known.values() if name in ("all", p.family)]
+        for p in [known[name]] if name in known else family or [find(name)]:
+            chosen[p.name] = p
+    return list(chosen.values())
+
+
+def check_plan(tasks: Sequence[Task], rates: Sequence[float], seeds: int) -> None:
+    """UserError: rates that do not rise within 0 to 1, too few seeds, items without context."""
+    if not rates or any(not 0 < rate <= 1 for rate in rates):
+        raise UserError(f"rates {list(rates)}: give shares above 0, at most 1")
+    if any(b <= a for a, b in zip(rates, rates[1:])):
+        raise UserError(f"rates {list(rates)} do not rise; give each once, from low to high")
+    if seeds < FEWEST_SEEDS:
+        raise UserError(f"{seeds} perturbation seeds say too little about the noise; give at least "
+                        f"{FEWEST_SEEDS}")
+    for task in tasks:
+        if not any(any(item.contexts) for item in task.items):
+            raise UserError(f"task {task.name} has no contexts to put noise into; leave it out")
+
+
+def noised_contexts(
+    task: Task, item: Item, perturbation: Perturbation, rate: float, seed: int
+) -> list[Perturbed]:
+    """Every context of the item under noise. Contexts of one item share their numbers, so that a
+    beginning that they share is damaged alike."""
+    item_id = f"{task.name}/{item.id}"
+    return [perturb(context, perturbation, rate, seed, item_id) for context in item.contexts]
+
+
+def cell_keys(
+    tasks: Sequence[Task], perturbations: Sequence[Perturbation], rates: Sequence[float], seeds: int
+) -> list[Key]:
+    """Every cell of an evaluation; the clean text first, then by perturbation and rate."""
+    return [(task.name, None, 0.0, 0) for task in tasks] + [
+        (task.name, p.name, rate, seed)
+        for p in perturbations for rate in rates for task in tasks for seed in range(seeds)
+    ]  # fmt: skip
+
+
+def score_cells(
+    scorer: Scorer,
+    file: ScoreFile,
+    tasks: Sequence[Task],
+    perturbations: Sequence[Perturbation],
+    rates: Sequence[float],
+    seeds: int,
+    done: Callable[[int], object] = lambda _: None,
+) -> None:
+    """Scores every cell that the file does not hold, and adds it: all seeds of a rate together.
+    done: told how many of the cells are there."""
+    keys = cell_keys(tasks, perturbations, rates, seeds)
+    missing: dict[tuple, list[Key]] = {}
+    for key in keys:
+        if key not in file.scores.cells:
+            missing.setdefault(key[:3], []).append(key)
+    by_name = {p.name: p for p in perturbations}
+    tasks_by_name = {task.name: task for task in tasks}
+    count = sum(key in file.scores.cells for key in keys)
+    known: dict = {}  # of one perturbation: the same text may come at many rates and seeds
+    latest = None
+    for (task, name, rate), its_keys in missing.items():
+        if name != latest:
+            known, latest = {}, name
+        noise, seeds_of_it = by_name.get(name), [key[3] for key in its_keys]
+        file.add(_score(scorer, tasks_by_name[task], noise, rate, seeds_of_it, known))
+        count += len(its_keys)
+        done(count)
+
+
+def _score(
+    scorer: Scorer,
+    task: Task,
+    noise: Perturbation | None,
+    rate: float,
+    seeds: Sequence[int],
+    known: dict[tuple[bytes, bytes], Score],
+) -> list[Cell]:
+    """A cell for each seed, scored in one go. known: scores by pair, which it adds to."""
+    noised = [
+        [_clean(item) if noise is None else noised_contexts(task, item, noise, rate, seed)
+         for item in task.items]
+        for seed in seeds
+    ]  # fmt: skip
+    if task.kind == "generation":
+        scored = _generate(scorer, task, noised)
+    else:
+        scored = _score_continuations(scorer, task, noised, known)
+    name = None if noise is None else noise.name
+    return [
+        Cell(task=task.name, perturbation=name, rate=rate, seed=seed,
+             edit_distance=[sum(c.edit_distance for c in contexts) for contexts in its_contexts],
+             **fields)
+        for seed, its_contexts, fields in zip(seeds, noised, scored)
+    ]  # fmt: skip
+
+
+def _clean(item: Item) -> list[Perturbed]:
+    return [Perturbed(context, ()) for context in item.contexts]
+
+
+def _score_continuations(scorer, task: Task, noised: list[list[list[Perturbed]]], known):
+    """The fields of every cell, of items that are scored."""
+    pairs = [
+        [pair([context.text for context in contexts], item.continuations)
+         for item, contexts in zip(task.items, its_contexts)]
+        for its_contexts in noised
+    ]  # fmt: skip
+    new = [p for cell in pairs for item in cell for p in item if p not in known]
+    known.update(zip(new, scorer.continuations(new)))
+    for cell in pairs:
+        items = [[known[p] for p in item] for item in cell]
+        yield {
+            "nats": [[score.nats for score in item] for item in items],
+            "likeliest": [[score.likeliest for score in item] for item in items],
+            "positions": [[score.positions for score in item] for item in items],
+            "correct": [],
+            "truncated": _count(items, lambda score: score.truncated),
+            "straddled": _count(items, lambda score: score.straddled),
+        }
+
+
+def _count(items: Iterable[Iterable[Score]], test: Callable[[Score], bool]) -> int:
+    return sum(test(score) for item in items for score in item)
+
+
+def _generate(scorer, task: Task, noised: list[list[list[Perturbed]]]):
+    """The fields of every cell, of items that are generated."""
+    for contexts in noised:
+        prompts = [context.text for (context,) in contexts]
+        # A stop may differ between items; the answers are few enough to cut each by its own.
+        texts = scorer.complete(prompts, ANSWER_BYTES)
+        correct = [
+            text.partition(item.stop)[0].strip() in [a.strip() for a in item.continuations]
+            for text, item in zip(texts, task.items)
+        ]
+        empty = [[] for _ in task.items]
+        yield {"nats": empty, "likeliest": empty, "positions": empty, "correct": correct,
+               "truncated": 0, "straddled": 0}  # fmt: skip
