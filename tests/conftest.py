@@ -1,4 +1,5 @@
-"""What every test stands on: eight virtual CPU devices, a compile cache, hypothesis settings."""
+"""What every test stands on: eight virtual CPU devices, quick compilation, a compile cache,
+hypothesis settings."""
 
 from __future__ import annotations
 
@@ -14,9 +15,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # A test run on an accelerator names it: JAX_PLATFORMS=cuda pytest -m gpu.
 if "jax" not in sys.modules:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_force_host_platform_device_count" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
+    # Half of the suite's time would be LLVM's passes over programs that run for milliseconds. What
+    # tests start as processes of their own is optimised as usual.
+    defaults = {"xla_force_host_platform_device_count": 8, "xla_backend_optimization_level": 0}
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    flags += [f"--{name}={value}" for name, value in defaults.items()
+              if not any(flag.startswith(f"--{name}") for flag in flags)]
+    os.environ["XLA_FLAGS"] = " ".join(flags)
     cache = os.environ.get("HAT_TEST_CACHE") or str(ROOT / ".build" / "xla")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

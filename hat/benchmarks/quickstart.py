@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> dict:
 def train(config: Path, folder: Path, changes: list[str]) -> dict:
     """The result of `hat train`, from the folder if the run there is finished."""
     result = folder / "result.json"
-    if not result.exists():
+    if not (result.exists() and json.loads(result.read_text(encoding="utf-8"))["finished"]):
         command = [sys.executable, "-m", "hat", "train", str(config), "--out", str(folder)]
         status = subprocess.run(
             [*command, "--set", *changes], stdout=subprocess.DEVNULL, env=HEAP | os.environ

@@ -14,15 +14,20 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hat.commands.arguments import add_experiment, positive_int, read_experiment
+
+PROFILED_STEPS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_experiment(parser)
     parser.add_argument("--repeats", metavar="N", type=positive_int, default=20,
                         help="timed calls of everything; the median counts (default: 20)")
+    parser.add_argument("--profile", metavar="DIR", type=Path,
+                        help="also write a trace of three steps there, for TensorBoard or Perfetto")
 
 
 def run(arguments: argparse.Namespace) -> dict:
@@ -66,6 +71,10 @@ def run(arguments: argparse.Namespace) -> dict:
         return metrics
 
     whole = timed(step)
+    if arguments.profile:
+        with jax.profiler.trace(str(arguments.profile)):
+            for _ in range(PROFILED_STEPS):
+                jax.block_until_ready(step())
     flops = {k: TRAINING_FACTOR * v / sums.bytes for k, v in model.batch_flops(host_batch).items()}
     rows = {
         name: {

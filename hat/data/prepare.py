@@ -162,6 +162,7 @@ class _Preparation:
                     self.config, self.sharding, self.source, folder, self.runner, self._trained,
                     self.progress, skipped,
                 )  # fmt: skip
+                self._warn_of_emptied(splits)
             corpus = folder / "corpus"
             if cutter.tokenizer is not None:
                 cutter.tokenizer.save(corpus)
@@ -181,6 +182,12 @@ class _Preparation:
             sync(corpus)
             os.rename(corpus, out)
             sync(out.parent)
+
+    def _warn_of_emptied(self, splits: dict[str, SplitInfo]) -> None:
+        """Only removal of copies leaves a split that was asked for without a row."""
+        for split, info in splits.items():
+            if not info.rows and getattr(self.config, f"{split}_fraction", 1.0) > 0:
+                self.warn(f"{split} is empty: all its text stands earlier in the source as well")
 
     @contextlib.contextmanager
     def _temporary(self, out: Path) -> Iterator[Path]:

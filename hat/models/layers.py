@@ -86,14 +86,12 @@ class Linear(nnx.Module):
     """x [..., in] -> x @ kernel (+ bias) [..., out]; kernel ~ N(0, scale^2 / in)."""
 
     def __init__(self, rngs, in_size, out_size, axes, *, stack=(), scale=1.0, bias=False):
-        key, shape = rngs.params(), (in_size, out_size)
-        if stack:
-            # Layer after layer: on the way XLA's CPU code holds eight times what it makes.
-            keys = jax.random.split(key, *stack)
-            kernel = jax.lax.map(lambda key: jax.random.normal(key, shape), keys)
-        else:
-            kernel = jax.random.normal(key, shape)
-        self.kernel = nnx.Param(kernel * (scale / math.sqrt(in_size)), logical=_axes(stack, axes))
+        def draw(key):
+            return jax.random.normal(key, (in_size, out_size)) * (scale / math.sqrt(in_size))
+
+        key = rngs.params()
+        kernel = _draw_layers(draw, jax.random.split(key, *stack)) if stack else draw(key)
+        self.kernel = nnx.Param(kernel, logical=_axes(stack, axes))
         if bias:
             self.bias = nnx.Param(
                 jnp.zeros((*stack, out_size)), logical=_axes(stack, axes[-1:])
@@ -290,6 +288,20 @@ def run_blocks(
     return run_stack(
         lambda block, x: block(x, rope, attention), blocks, x, scan=scan, remat=remat
     )
+
+
+def _draw_layers(draw: Callable, keys: jax.Array) -> jax.Array:
+    """draw(key) for every key, stacked; one after the other, since XLA's CPU code holds about eight
+    times what it draws at once."""
+    # Every loop starts from a buffer of its own. `jax.lax.map` starts from zeros, which loops of
+    # equal shapes would share: copied for each of them, and kept until the last has its copy.
+    start = jax.random.key_data(keys).ravel()[0].astype(jnp.float32)
+    shape = jax.eval_shape(draw, keys[0]).shape
+    return jax.lax.fori_loop(
+        0, len(keys),
+        lambda i, drawn: jax.lax.dynamic_update_index_in_dim(drawn, draw(keys[i]), i, 0),
+        jnp.broadcast_to(start, (len(keys), *shape)),
+    )  # fmt: skip
 
 
 def _axes(stack, axes):

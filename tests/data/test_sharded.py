@@ -85,9 +85,12 @@ def test_first_of_equal_documents_stays(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(f'{{"text": "{text}"}}\n' for text in [first, last, first, first]))
     made = config(path, heldout_fraction=0.25, validation_fraction=0.25)
-    corpus = prepare(made, tmp_path / "out", sharding=Sharding(1, deduplicate=True))
+    told = []
+    corpus = prepare(made, tmp_path / "out", warn=told.append, sharding=Sharding(1, True))
     splits = corpus.info.splits
     assert [splits[split].documents for split in ("train", "validation", "heldout")] == [2, 0, 0]
+    empty = "is empty: all its text stands earlier in the source as well"
+    assert told == [f"validation {empty}", f"heldout {empty}"]
     assert splits["train"].bytes == len(first) + len(last)
     assert corpus.info.skipped == {"exact copies": 2}
 

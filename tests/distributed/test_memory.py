@@ -57,7 +57,5 @@ def test_a_billion_parameters_are_initialised_where_they_live(tmp_path):
     assert found["devices"] == 8 and found["parameters"] > 1e9
     assert found["largest_share"] == 1 / 8
     assert found["state_bytes"] < 1.001 * found["bytes"]  # nothing but the parameters
-    # The goal is 1.3 times the parameters' bytes. Measured: 1.39 to 1.46, the rest of it what XLA's
-    # CPU code holds of the layer that it draws, on all eight devices at once. Parameters that lay
-    # whole on every device would come to 8 times.
-    assert found["peak"] < 1.6 * found["bytes"], found
+    # Measured: 1.22, of which 0.12 are the interpreter, JAX and the compiler.
+    assert found["peak"] < 1.3 * found["bytes"], found

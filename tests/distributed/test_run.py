@@ -92,7 +92,7 @@ def test_one_four_and_two_processes_train_on_the_same_rows_in_the_same_order(tmp
     assert seen == expected
     whole = loop.train(experiment, tmp_path / "whole")
     assert whole["bytes"] == results[0]["bytes"]
-    # Float32, summed in another order on every mesh; measured: MEASURED.
+    # Float32, summed in another order on every mesh.
     np.testing.assert_allclose(losses(out), losses(tmp_path / "whole"), rtol=1e-4)
 
 
