@@ -5,8 +5,9 @@ its choices, stay as they are. What counts first is the nats per byte that noise
 continuation: it is the same bytes for every model, and moves where accuracy does not.
 
 OUT holds items.jsonl and scores/NAME.jsonl (every score of every item; the same command goes on
-where it was stopped) and results.json, computed from them. --from-scores computes it again, without
-a model, and puts models of several folders side by side.
+where it was stopped) and, computed from them, results.json, report.html and report.md.
+--from-scores computes these again, without a model, and puts models of several folders side by
+side.
 
 TASKS are JSONL files: {"context", "choices", "gold"}, {"context", "continuation"},
 {"context_options", "continuation", "gold"} or {"prompt", "answers"}; hat/evaluation/tasks.py says
@@ -20,8 +21,6 @@ from pathlib import Path
 
 from hat.commands.arguments import positive_int
 from hat.errors import UserError
-
-RESULTS_FILE = "results.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,15 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict:
-    from hat.data.records import write_file
-    from hat.evaluation.results import to_json
+    from hat.commands.report import write_report
+    from hat.evaluation.report import render
 
     results = (recompute if arguments.from_scores else evaluate)(arguments)
-    write_file(arguments.out / RESULTS_FILE, to_json(results).encode())
+    paths = write_report(render(results), arguments.out, overwrite=True)
     print(table(results))
-    print(f"results: {arguments.out / RESULTS_FILE}")
+    print("\n".join(map(str, paths)))
     return {
-        "out": str(arguments.out),
+        "files": [str(path) for path in paths],
         "models": [model.name for model in results.models],
         "items": {task.name: task.items for task in results.tasks},
         "curves": [
@@ -84,7 +83,7 @@ def evaluate(arguments: argparse.Namespace):
     from hat.evaluation.tasks import read_tasks
 
     if not arguments.runs or not arguments.tasks:
-        raise UserError("hat evaluate robustness needs a RUN and --tasks FILE, or --from-scores DIR")
+        raise UserError("give a RUN and --tasks FILE, or --from-scores DIR")
     tasks = read_tasks(arguments.tasks, arguments.limit)
     rates, seeds = arguments.rates or robustness.RATES, arguments.seeds or 5
     robustness.check_plan(tasks, rates, seeds)

@@ -247,7 +247,7 @@ def from_json(text: str, name: str = "results.json") -> Results:
     try:
         data = json.loads(text)
         schema, version = data.pop("schema"), data.pop("version")
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{name} holds no robustness results; give a results.json") from None
     if (schema, version) != (SCHEMA, VERSION):
         raise UserError(

@@ -27,8 +27,6 @@ NAMES = (
 )  # fmt: skip
 ANSWER_BYTES = 64  # the longest generated answer
 
-Done = Callable[[str, int, int], None]  # (what, cells done, cells in all)
-
 
 def choose_perturbations(
     names: Sequence[str], misspelling: Perturbation | None = None
@@ -84,9 +82,10 @@ def score_cells(
     perturbations: Sequence[Perturbation],
     rates: Sequence[float],
     seeds: int,
-    done: Done = lambda *_: None,
+    done: Callable[[int], object] = lambda _: None,
 ) -> None:
-    """Scores every cell that the file does not hold, and adds it: all seeds of a rate together."""
+    """Scores every cell that the file does not hold, and adds it: all seeds of a rate together.
+    done: told how many of the cells are there."""
     keys = cell_keys(tasks, perturbations, rates, seeds)
     missing: dict[tuple, list[Key]] = {}
     for key in keys:
@@ -94,6 +93,7 @@ def score_cells(
             missing.setdefault(key[:3], []).append(key)
     by_name = {p.name: p for p in perturbations}
     tasks_by_name = {task.name: task for task in tasks}
+    count = sum(key in file.scores.cells for key in keys)
     known: dict = {}  # of one perturbation: the same text may come at many rates and seeds
     latest = None
     for (task, name, rate), its_keys in missing.items():
@@ -101,7 +101,8 @@ def score_cells(
             known, latest = {}, name
         noise, seeds_of_it = by_name.get(name), [key[3] for key in its_keys]
         file.add(_score(scorer, tasks_by_name[task], noise, rate, seeds_of_it, known))
-        done("clean" if name is None else f"{name} {rate:g}", len(file.scores.cells), len(keys))
+        count += len(its_keys)
+        done(count)
 
 
 def _score(

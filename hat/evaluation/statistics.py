@@ -20,6 +20,7 @@ DRAWS = 10_000
 FEWEST_SEEDS = 5
 _EXACT_ITEMS = 16  # up to here all 2**n signs are tried
 _BLOCK = 1 << 22  # numbers in memory at a time
+_COLUMNS = 256  # that are drawn for at a time
 
 
 class Interval(NamedTuple):
@@ -70,15 +71,18 @@ def sign_flip(differences: np.ndarray, seed: int = 0, draws: int = DRAWS) -> flo
 def sign_flips(differences: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
     """float64[k]: `sign_flip` of every column of float[n, k], under the same sign patterns."""
     differences = np.asarray(differences, np.float64)
-    n = len(differences)
+    n, k = differences.shape
     if n == 0:
         raise ValueError("no differences to test")
+    if k > _COLUMNS:
+        parts = np.split(differences, range(_COLUMNS, k, _COLUMNS), axis=1)
+        return np.concatenate([sign_flips(part, seed, draws) for part in parts])
     # Sums that are equal on paper differ by rounding.
     bar = np.abs(differences.sum(axis=0)) - 1e-12 * np.abs(differences).sum(axis=0)
     if n <= _EXACT_ITEMS:
         bits = np.arange(2**n)[:, None] >> np.arange(n) & 1
         return np.mean(np.abs((1.0 - 2 * bits) @ differences) >= bar, axis=0)
-    stream, extreme = Stream(seed, "sign-flip"), np.zeros(differences.shape[1], np.int64)
+    stream, extreme = Stream(seed, "sign-flip"), np.zeros(k, np.int64)
     for lane, rows in enumerate(_blocks(draws, n)):
         signs = 1.0 - 2 * stream.below(lane, rows * n, 2).reshape(rows, n)
         extreme += np.count_nonzero(np.abs(signs @ differences) >= bar, axis=0)
@@ -135,6 +139,9 @@ def ratio_bootstrap(
     n, k = np.shape(sums)
     if n == 0:
         raise ValueError("no items to resample")
+    if k > _COLUMNS:
+        parts = (np.split(x, range(_COLUMNS, k, _COLUMNS), axis=1) for x in (sums, weights))
+        return [x for part in zip(*parts) for x in ratio_bootstrap(*part, seed, level, draws)]
     stream, ratios = Stream(seed, "bootstrap"), []
     both = np.concatenate([sums, weights], axis=1, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -115,6 +115,21 @@ def test_clusters_weigh_by_bytes():
     assert same[:3] == (3, 3, 3)
 
 
+def test_columns_are_what_each_is_alone():
+    """However many there are, and where weights may be nothing."""
+    sums = np.random.default_rng(4).normal(size=(30, 300))
+    weights = np.arange(30.0)[:, None] * (np.arange(300) != 7)
+    found = statistics.ratio_bootstrap(sums, weights, draws=200)
+    flipped = statistics.sign_flips(sums, draws=200)
+    for column in (0, 255, 256, 299):
+        one = slice(column, column + 1)
+        alone = statistics.ratio_bootstrap(sums[:, one], weights[:, one], draws=200)[0]
+        # A product of matrices may add in another order.
+        np.testing.assert_allclose(found[column], alone, rtol=1e-9)
+        assert flipped[column] == statistics.sign_flip(sums[:, column], draws=200)
+    assert len(found) == 300 and all(map(math.isnan, found[7][:3])) and found[7].n == 30
+
+
 @pytest.mark.parametrize("shape", [(10,), (10, 4)])
 def test_too_few_seeds(shape):
     with pytest.raises(UserError, match="score every item under at least 5"):

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import functools
+import json
 
 import jax
 import numpy as np
 
+from hat import config as configs
+from hat.data.config import DataConfig
 from hat.models.hat import ConnectorConfig, HatConfig
 from hat.models.layers import StackConfig
 from hat.models.llama import LlamaConfig
 from hat.text.ids import BOS, EOT, PAD
 from hat.text.splitters import BYTE_CAUSAL, Revealed, Split, make_splitter
+from hat.training.checkpoints import Checkpoints
+from hat.training.config import TrainingConfig
+from hat.training.experiment import Experiment
 
 WINDOW = 8
 
@@ -58,6 +64,20 @@ def built(config):
         return {"scale": 1 + 0.2 * noise, "bias": 0.2 * noise}.get(kind, noise)
 
     return model, jax.tree_util.tree_map_with_path(draw, model.abstract_params())
+
+
+def write_run(folder, model_config, **data) -> dict:
+    """A run as training leaves it, of the random parameters that are returned."""
+    experiment = Experiment(
+        "test", model_config, DataConfig(**data), TrainingConfig(steps=1, batch_size=1)
+    )
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(configs.to_dict(experiment)))
+    params = jax.tree.map(jax.numpy.asarray, built(model_config)[1])
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(1, {"step": np.int32(1), "params": params}, {}, force=True)
+    checkpoints.close()
+    return params
 
 
 class SmallSplitter:

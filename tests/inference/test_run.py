@@ -10,29 +10,11 @@ import numpy as np
 import pytest
 
 from hat import config as configs
-from hat.data.config import DataConfig
 from hat.errors import UserError
 from hat.inference.generation import generate
 from hat.inference.run import load_run
 from hat.text.tokenizers import train_bpe
-from hat.training.checkpoints import Checkpoints
-from hat.training.config import TrainingConfig
-from hat.training.experiment import Experiment
-from tests.inference.helpers import built, hat_config, llama_config
-
-
-def write_run(folder, model_config, **data) -> dict:
-    """A run as training leaves it, of the random parameters that are returned."""
-    experiment = Experiment(
-        "test", model_config, DataConfig(**data), TrainingConfig(steps=1, batch_size=1)
-    )
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(configs.to_dict(experiment)))
-    params = jax.tree.map(jax.numpy.asarray, built(model_config)[1])
-    checkpoints = Checkpoints(folder)
-    checkpoints.save(1, {"step": np.int32(1), "params": params}, {}, force=True)
-    checkpoints.close()
-    return params
+from tests.inference.helpers import hat_config, llama_config, write_run
 
 
 def assert_same(params, expected):

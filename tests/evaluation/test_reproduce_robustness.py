@@ -1,0 +1,86 @@
+"""`hat reproduce robustness`, very small: it runs through, resumes, and counts right."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import pytest
+
+from hat.errors import UserError
+from hat.evaluation import results
+from hat.reproduce import robustness
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def prose(words: str, sentences: int) -> str:
+    """Sentences of these words in an order that repeats only after a while."""
+    words = words.split()
+    drawn = (words[(i * i + 7 * (i // 3)) % len(words)] for i in range(12 * sentences))
+    return " ".join(w + ("." if i % 12 == 11 else "") for i, w in enumerate(drawn)) + "\n"
+
+
+ENGLISH = "the cat a dog saw and then went home where was old tree with green leaves over house"
+GERMAN = "die Katze ein Hund sah und dann ging heim wo war alter Baum mit grünen Blättern am Haus"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reproduce")
+    (folder / "english.txt").write_text(prose(ENGLISH, 600), encoding="utf-8")
+    (folder / "deutsch.txt").write_text(prose(GERMAN, 100), encoding="utf-8")
+    return folder
+
+
+def test_the_smoke_run(files, capsys, monkeypatch):
+    parser = argparse.ArgumentParser()
+    robustness.add_arguments(parser)
+    argv = ["--smoke", "--text", f"{files}/english.txt", "--second", f"{files}/deutsch.txt",
+            "--out", f"{files}/out", "--configs", str(CONFIGS)]
+    told = robustness.run(parser.parse_args(argv))
+    spent = told["spent"].values()
+    # Whole steps: at most half a step from the FLOPs that were asked for.
+    assert all(abs(x["flops"] - 2e9) <= 0.5 * x["flops"] / x["steps"] for x in spent)
+    found = results.read(files / "out" / "results.json")
+    assert [m.kind for m in found.models] == ["hat", "subword", "bytes"]
+    assert [p.name for p in found.perturbations] == ["keyboard", "drop"]
+    assert (found.rates, found.seeds, found.tasks[0].items) == ((0.02, 0.05, 0.1, 0.2, 0.4), 5, 6)
+    for adaptation in found.adaptations:
+        assert adaptation.language == "deutsch" and len(adaptation.bytes) == 2
+        assert adaptation.bytes[0] == 0 and list(adaptation.bytes) == sorted(adaptation.bytes)
+        assert adaptation.new[-1] < adaptation.new[0]  # German is learnt
+    assert "mean noise cost" in capsys.readouterr().out
+    before = (files / "out" / "results.json").read_bytes()
+
+    def refuse(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(robustness, "train", refuse)
+    robustness.run(parser.parse_args(argv))
+    assert (files / "out" / "results.json").read_bytes() == before
+
+
+def test_items_are_pieces_of_the_held_out_text(files):
+    divided = robustness.divide(f"{files}/english.txt", 0.1, files / "text")
+    whole = (files / "english.txt").read_bytes()
+    (heldout,) = divided.heldout
+    assert whole.endswith(heldout) and 0.09 < len(heldout) / len(whole) < 0.11
+    task = robustness.make_task(divided.heldout, 5)
+    assert task == robustness.make_task(divided.heldout, 5)
+    for item in task.items:
+        (context,), (continuation,) = item.contexts, item.continuations
+        assert context + continuation in heldout and continuation[:1] == b" "
+        assert len(context) >= 80 and len(continuation) >= 32
+    with pytest.raises(UserError, match="yields only .* items of 5000"):
+        robustness.make_task(divided.heldout, 5000)
+
+
+@pytest.mark.parametrize("target, bits, expected", [
+    (3.0, (4.0, 2.0, 1.0), 50), (4.0, (4.0, 2.0, 1.0), 0), (1.5, (4.0, 2.0, 1.0), 200),
+    (0.5, (4.0, 2.0, 1.0), math.nan), (2.0, (4.0, 2.0, 3.0), 100),
+])
+def test_bytes_to_a_target(target, bits, expected):
+    found = robustness.bytes_to(target, (0, 100, 300), bits)
+    assert found == expected or math.isnan(found) and math.isnan(expected)
