@@ -36,7 +36,7 @@ class Command(NamedTuple):
     help: str
 
 
-# Where a name has two words, the first is a group. The benchmarks join as "bench NAME".
+# Where a name has two words, the first is a group. The modules of FOUND join, as "bench NAME".
 COMMANDS = {
     "prepare": Command("hat.commands.prepare", "turn text into packed rows on disk"),
     "train": Command("hat.commands.train", "train the experiment of a config file, or resume it"),
@@ -51,7 +51,12 @@ COMMANDS = {
     "perturb": Command("hat.commands.perturb", "show what a perturbation does to a text"),
     "params": Command("hat.commands.params", "count the parameters of a config, part by part"),
 }
-GROUPS = {"evaluate": "measure models, splitters and tokenizers", "bench": "run a benchmark"}
+GROUPS = {
+    "evaluate": "measure models, splitters and tokenizers",
+    "bench": "run a benchmark",
+    "reproduce": "repeat an experiment",
+}
+FOUND = {"bench": "benchmarks", "reproduce": "reproduce"}  # group: the package of its modules
 
 # What the operating system refuses is for the user to mend: one line, no traceback.
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -87,12 +92,12 @@ def _complain(message: str) -> int:
 
 def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
-        print(_overview("hat", {**COMMANDS, **_benchmarks()}))
+        print(_overview("hat", {**COMMANDS, **_found("bench"), **_found("reproduce")}))
         return 0
     if argv[0] == "--version":
         print(f"hat {hat.__version__}")
         return 0
-    commands = {**COMMANDS, **(_benchmarks() if argv[0] == "bench" else {})}
+    commands = {**COMMANDS, **(_found(argv[0]) if argv[0] in FOUND else {})}
     if argv[0] in GROUPS and (len(argv) == 1 or argv[1] in ("-h", "--help")):
         print(_overview(f"hat {argv[0]}", commands, group=argv[0]))
         return 0
@@ -136,7 +141,7 @@ def _resolve(argv: list[str], commands: dict[str, Command]) -> str:
         if second not in members:
             raise UserError(_no_command(f"hat {first}", second, members))
         return f"{first} {second}"
-    names = list(dict.fromkeys(name.split()[0] for name in commands)) + ["bench"]
+    names = [*dict.fromkeys(name.split()[0] for name in commands), *FOUND]
     if first not in names:
         raise UserError(_no_command("hat", first, names))
     return first
@@ -157,13 +162,18 @@ def _overview(prog: str, commands: dict[str, Command], group: str | None = None)
     return "\n".join(lines)
 
 
-def _benchmarks() -> dict[str, Command]:
-    """The modules of hat/benchmarks as commands, found and described without importing them."""
-    found = {}
-    for info in pkgutil.iter_modules([str(Path(hat.__file__).parent / "benchmarks")]):
-        source = Path(info.module_finder.path, f"{info.name}.py").read_text(encoding="utf-8")
-        summary = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
-        found[f"bench {info.name}"] = Command(f"hat.benchmarks.{info.name}", summary)
+def _found(group: str) -> dict[str, Command]:
+    """The modules of a package as commands, found and described without importing them: those that
+    define `run`."""
+    found, package = {}, FOUND[group]
+    for info in pkgutil.iter_modules([str(Path(hat.__file__).parent / package)]):
+        tree = ast.parse(
+            Path(info.module_finder.path, f"{info.name}.py").read_text(encoding="utf-8")
+        )
+        if any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in tree.body):
+            summary = (ast.get_docstring(tree) or "").partition("\n")[0]
+            name = info.name.replace("_", "-") if group == "reproduce" else info.name
+            found[f"{group} {name}"] = Command(f"hat.{package}.{info.name}", summary)
     return found
 
 

@@ -28,7 +28,7 @@ PACKAGES = {
     "hat.evaluation": {"hat.text", "hat.data", "hat.models", "hat.inference"},
     "hat.launching": set(),
 }
-SEES_EVERYTHING = {"hat.commands", "hat.benchmarks", "hat.cli", "hat.__main__", "hat"}
+SEES_EVERYTHING = {"hat.commands", "hat.benchmarks", "hat.reproduce", "hat.cli", "hat.__main__", "hat"}
 
 # Libraries that a package must not import at all, and those it must import inside functions only.
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}

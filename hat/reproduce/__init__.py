@@ -1,0 +1,1 @@
+"""Experiments that anyone can repeat, one a module: `hat reproduce NAME`."""
