@@ -5,9 +5,10 @@ the published recipe (frozen for the first tenth, then a tenth of the rate); and
 taught by the Llama itself in stages. The line to reach is the Llama's own bits per byte on the
 same held-out text.
 
-With --teacher PATH the Llama is yours: a Hugging Face folder, a llama2.c .bin file (its tokenizer
-beside it or --tokenizer FILE) or a run. Otherwise a small one is trained on Python's standard
-library first. What is finished in --out is not repeated.
+With --teacher PATH the Llama is yours: a Hugging Face folder or a llama2.c .bin file (with its
+tokenizer, or --tokenizer FILE), or a run; it writes the text, unless --text names some. Otherwise a
+small one is first trained on the text, which is Python's standard library then if --text is not
+given. What is finished in --out is not repeated.
 """
 
 from __future__ import annotations
@@ -22,22 +23,26 @@ from hat.commands.arguments import positive_int
 from hat.errors import UserError
 
 ARMS = ("random", "published", "staged")
-HELDOUT_BYTES = 150_000
 TEACHER_TOKENS = 512
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How large the experiment is. teacher_steps: of the Llama that is trained on the spot."""
+    """How large the experiment is.
 
-    num_bytes: int = 4_000_000
-    heldout_bytes: int = 150_000
+    num_bytes: that every way reads. text_bytes: that the teacher writes for it; they are read
+    several times. teacher_steps: of the Llama that is trained on the spot.
+    """
+
+    num_bytes: int = 3_000_000
+    text_bytes: int = 1_500_000
+    heldout_bytes: int = 100_000
     row_length: int = 1024
-    teacher_steps: int = 3000
-    evaluations: int = 20
+    teacher_steps: int = 4000
+    evaluations: int = 15
 
 
-SMOKE = Size(60_000, 10_000, 256, 60, 2)
+SMOKE = Size(20_000, 20_000, 5_000, 256, 20, 2)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,9 +66,14 @@ def run(arguments: argparse.Namespace) -> dict:
     out = arguments.out
     size = SMOKE if arguments.smoke else dataclasses.replace(Size(), num_bytes=arguments.bytes)
     settings = settle(out, arguments, size)
-    teacher_folder = make_teacher(out, arguments.teacher, arguments.tokenizer, size)
+    text = arguments.text and str(arguments.text)
+    if arguments.teacher is None:
+        text = text or "stdlib"
+        teacher_folder = train_teacher(out / "teacher", text, size)
+    else:
+        teacher_folder = make_teacher(out, arguments.teacher, arguments.tokenizer)
     teacher = load_run(teacher_folder)
-    source, fraction = make_text(out, teacher, arguments.text, size, arguments.seed)
+    source, fraction = make_text(out, teacher, text, size, arguments.seed)
 
     experiments = {
         arm: make_experiment(arm, teacher.experiment.model.stack, teacher_folder, source, fraction,
@@ -118,16 +128,14 @@ def settle(out: Path, arguments: argparse.Namespace, size: Size) -> dict:
 # --- teacher and text -----------------------------------------------------------------------------
 
 
-def make_teacher(out: Path, path: Path | None, tokenizer: Path | None, size: Size) -> Path:
-    """The folder of the teacher's run: given, converted, or trained here."""
+def make_teacher(out: Path, path: Path, tokenizer: Path | None) -> Path:
+    """The folder of the teacher's run: what is given, or what it is converted to."""
     from hat.commands.conversions import convert, open_source
     from hat.inference.generation import generate
     from hat.inference.run import load_run
     from hat.reproduce.teacher_text import MOST_BYTES, ending_id
 
     folder = out / "teacher"
-    if path is None:
-        return train_teacher(folder, size)
     if open_source(path, tokenizer).kind == "run":
         return path
     if (folder / "config.json").exists():
@@ -144,8 +152,8 @@ def make_teacher(out: Path, path: Path | None, tokenizer: Path | None, size: Siz
     return folder
 
 
-def train_teacher(folder: Path, size: Size) -> Path:
-    """A Llama over 512 byte-pair tokens of the standard library."""
+def train_teacher(folder: Path, text: str, size: Size) -> Path:
+    """The folder of a Llama over 512 byte-pair tokens, trained here."""
     from hat.data.config import DataConfig
     from hat.models.layers import StackConfig
     from hat.models.llama import LlamaConfig
@@ -153,39 +161,40 @@ def train_teacher(folder: Path, size: Size) -> Path:
     from hat.training.loop import train
 
     if not (folder / "result.json").exists():
-        _say("training a teacher on the standard library")
+        _say(f"training a teacher on {text}")
         stack = StackConfig(
             hidden_size=64, num_layers=4, num_heads=4, intermediate_size=172, num_kv_heads=2
         )
         model = LlamaConfig(stack, 512, tie_embeddings=True, dtype="float32", scan_layers=False)
         data = DataConfig(
-            source="stdlib", tokenizer="bpe:512", row_length=TEACHER_TOKENS, heldout_fraction=0.01
+            source=text, tokenizer="bpe:512", row_length=TEACHER_TOKENS, heldout_fraction=0.01
         )
         training = _training(size.teacher_steps, 1, 0)
         train(Experiment("teacher", model, data, training), folder)
     return folder
 
 
-def make_text(
-    out: Path, teacher, text: Path | None, size: Size, seed: int
-) -> tuple[Path, float]:
+def make_text(out: Path, teacher, text: str | None, size: Size, seed: int) -> tuple[str, float]:
     """The text to train on and hold out, and the fraction of it that is held out."""
+    from hat.data.sources import Source
     from hat.reproduce.teacher_text import write_text
 
-    total = size.num_bytes + size.heldout_bytes
-    if text is not None:
-        return text, size.heldout_bytes / total
-    source = out / "sampled.arrayrecord"
-    if not source.exists():
-        write_text(teacher, source, total, seed, _say)
-    return source, size.heldout_bytes / total
+    if text is None:
+        source = out / "sampled.arrayrecord"
+        if not source.exists():
+            write_text(teacher, source, size.text_bytes + size.heldout_bytes, seed, _say)
+        text = str(source)
+    total = sum(file.size for file in Source(text).files)
+    if total < 2 * size.heldout_bytes:
+        raise UserError(f"--text {text} has {total:,} bytes; give at least {2 * size.heldout_bytes:,}")
+    return text, size.heldout_bytes / total
 
 
 # --- the three ways -------------------------------------------------------------------------------
 
 
 def make_experiment(
-    arm: str, stack, teacher: Path, source: Path, fraction: float, out: Path, size: Size, seed: int
+    arm: str, stack, teacher: Path, source: str, fraction: float, out: Path, size: Size, seed: int
 ):
     """The experiment of an arm: they differ in `init`, the rates of the backbone, and the loss."""
     from hat.data.config import DataConfig
@@ -214,7 +223,7 @@ def make_experiment(
         scan_layers=False,
     )
     data = DataConfig(
-        source=str(source),
+        source=source,
         row_length=size.row_length,
         row_words=size.row_length // 3,
         heldout_fraction=fraction,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from hat.errors import UserError
 
 MOST_BYTES = 1000  # a document that has not ended by then is dropped
 AT_ONCE = 256  # documents drawn side by side
-ROUND = 1024  # documents between two reports
+ROUND = 1024  # documents between two reports, at most
 
 
 def write_text(run, path: Path, num_bytes: int, seed: int, say: Callable[[str], None]) -> None:
@@ -25,10 +26,12 @@ def write_text(run, path: Path, num_bytes: int, seed: int, say: Callable[[str], 
 
     partial = path.with_name(path.name + ".part")
     writer, written, drawn, kept = ArrayRecordWriter(str(partial), "group_size:64"), 0, 0, 0
-    while written < num_bytes:
+    for number in itertools.count():
+        if written >= num_bytes:
+            break
         results = generate(
-            run, [b""], samples=ROUND, num_bytes=MOST_BYTES, temperature=1.0,
-            seed=seed * 1000 + drawn // ROUND, batch_size=AT_ONCE,
+            run, [b""], samples=min(ROUND, 32 + (num_bytes - written) // 600),
+            num_bytes=MOST_BYTES, temperature=1.0, seed=seed * 1000 + number, batch_size=AT_ONCE,
         )  # fmt: skip
         ended = [result.text for result in results if result.stopped and result.text]
         drawn, kept = drawn + len(results), kept + len(ended)
@@ -46,12 +49,12 @@ def write_text(run, path: Path, num_bytes: int, seed: int, say: Callable[[str], 
     partial.replace(path)
 
 
-def heldout_documents(source: Path, fraction: float) -> list[bytes]:
+def heldout_documents(source: str, fraction: float) -> list[bytes]:
     """The documents that training on `source` holds out (hat.data.splits)."""
     from hat.data.sources import Skipped, Source
     from hat.data.splits import plan_splits
 
-    documents = [document.data for document in Source(str(source)).documents(Skipped())]
+    documents = [document.data for document in Source(source).documents(Skipped())]
     plan = plan_splits([len(data) for data in documents], fraction, 0.0)
     return [
         part
@@ -84,12 +87,13 @@ def _ending_nats(run, text: bytes, id: int) -> float:
 
 
 def bits_per_byte(run, documents: Sequence[bytes]) -> float:
-    """Of whole documents, their ends included, under a run."""
+    """Of documents, their ends included, under a run, in rows as long as those of its training."""
     from hat.inference.scoring import score_documents
 
+    data = run.experiment.data
     scores = score_documents(
         run.model, run.params, run.rule, documents,
-        row_length=2 * MOST_BYTES, row_words=2 * MOST_BYTES,
+        row_length=data.row_length, row_words=data.row_words,
     )  # fmt: skip
     nats = sum(float(score.nats.sum(dtype="float64")) for score in scores)
     return nats / math.log(2) / sum(map(len, documents))
