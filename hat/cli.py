@@ -171,14 +171,16 @@ def _overview(prog: str, commands: dict[str, Command], group: str | None = None)
 
 
 def _modules(group: str) -> dict[str, Command]:
-    """The modules of a package of FOUND as commands, found and described without importing them.
-    """
+    """The modules of a package of FOUND that define `run`, as commands: found and described without
+    importing them."""
     found, package = {}, FOUND[group]
     for info in pkgutil.iter_modules([str(Path(hat.__file__).parent / package)]):
         source = Path(info.module_finder.path, f"{info.name}.py").read_text(encoding="utf-8")
-        summary = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
-        name = f"{group} {info.name.replace('_', '-')}"
-        found[name] = Command(f"hat.{package}.{info.name}", summary)
+        tree = ast.parse(source)
+        if any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in tree.body):
+            summary = (ast.get_docstring(tree) or "").partition("\n")[0]
+            name = f"{group} {info.name.replace('_', '-')}"
+            found[name] = Command(f"hat.{package}.{info.name}", summary)
     return found
 
 

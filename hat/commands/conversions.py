@@ -162,9 +162,12 @@ def _open_released(path: Path) -> Source:
 def _open_llama(path: Path, tokenizer_path: Path | None) -> Source:
     checkpoint = open_llama(path)
     config, tokenizer = checkpoint.config, None
-    if tokenizer_path is not None or (path.is_dir() and _has_tokenizer(path)):
-        tokenizer = load_tokenizer(tokenizer_path or path)
-        config = fit_tokenizer(config, tokenizer)
+    if tokenizer_path is None and path.is_dir():
+        found = (path / name for name in TOKENIZER_FILES if (path / name).is_file())
+        tokenizer_path = next(found, None)
+    if tokenizer_path is not None:
+        tokenizer = load_tokenizer(tokenizer_path)
+        config = fit_tokenizer(config, tokenizer, tokenizer_path)
     fields = hf_config.Fields(checkpoint.fields, str(path))
     positions = fields.get("max_position_embeddings", int, ROW_LENGTH)
     data = DataConfig(tokenizer=str(path.absolute()), row_length=min(positions, ROW_LENGTH))

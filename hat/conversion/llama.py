@@ -108,12 +108,15 @@ def open_llama(path: Path) -> LlamaCheckpoint:
     return LlamaCheckpoint(fields.values, config, tensors)
 
 
-def fit_tokenizer(config: LlamaConfig, tokenizer: Tokenizer) -> LlamaConfig:
-    """The config with the tokenizer's end of text. UserError: more tokens than embeddings."""
-    if tokenizer.vocab_size > config.num_tokens:
+def fit_tokenizer(config: LlamaConfig, tokenizer: Tokenizer, path: Path) -> LlamaConfig:
+    """The config with the end of text of the tokenizer that was read from `path`.
+
+    UserError: more tokens, or special ids, than the embedding has room for.
+    """
+    if tokenizer.vocab_size > config.num_tokens or tokenizer.eot >= config.num_ids:
         raise UserError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens and the embedding "
-            f"{config.num_tokens} rows; give the model's own with --tokenizer FILE"
+            f"{path} has {tokenizer.vocab_size} tokens (its end of text is {tokenizer.eot}), and "
+            f"the embedding {config.num_tokens} rows; give the model's own with --tokenizer FILE"
         )
     return dataclasses.replace(config, eot_id=tokenizer.eot)
 

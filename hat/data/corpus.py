@@ -143,14 +143,14 @@ class Corpus:
 
     def rows(self, split: str, indices: Sequence[int]) -> dict[str, np.ndarray]:
         """A batch of these rows: int32 arrays [B, T] and [B, N]."""
-        return _stack([self.row(split, int(index)) for index in indices])
+        return stack([self.row(split, int(index)) for index in indices])
 
     def batches(self, split: str, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
         """All rows in order, B at a time; the last batch is filled up with rows of padding."""
         count = self.num_rows(split)
         for first in range(0, count, batch_size):
             rows = [self.row(split, i) for i in range(first, min(first + batch_size, count))]
-            yield _stack(rows + [self.padding()] * (batch_size - len(rows)))
+            yield stack(rows + [self.padding()] * (batch_size - len(rows)))
 
     def padding(self) -> dict[str, np.ndarray]:
         """A row of padding alone: int32 arrays [T] and [N]."""
@@ -183,5 +183,6 @@ class Corpus:
         return expand_tokens(row, self.info.row_length, lengths, self.tokenizer.pad)
 
 
-def _stack(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def stack(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Rows as a batch: every array gets the axis B in front."""
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

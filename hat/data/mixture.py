@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hat.data.config import DataConfig, SourceConfig, weight_phases
-from hat.data.corpus import INFO_FILE, Corpus
+from hat.data.corpus import INFO_FILE, Corpus, stack
 from hat.data.prepare import Progress, Warn, prepare_cached
 from hat.data.schedule import Phases
 from hat.data.splits import SPLITS
@@ -73,7 +73,7 @@ class Mixture:
             at = bisect.bisect_right(self._ends[split], number)
             first = self._ends[split][at - 1] if at else 0
             found.append(self._flat[at].row(split, number - first))
-        return {name: np.stack([row[name] for row in found]) for name in found[0]}
+        return stack(found)
 
     def evaluated(self, split: str) -> dict[str, Corpus]:
         """By source, the rows of the greatest length, where the split has any: what is not trained

@@ -55,7 +55,13 @@ def load_run(path: str | Path) -> Run:
 def load_rule(path: str | Path) -> Splitter | Tokenizer:
     """The splitter of the HAT, or the tokenizer of the Llama, that is trained at `path`. There may
     be no checkpoint yet. UserError: no such folder, no config.json in it, an unreadable one."""
-    data = read_experiment(Path(path)).data
+    experiment = read_experiment(Path(path))
+    data = experiment.data
     if data.tokenizer is None:
         return make_splitter(data.splitter)
-    return ByteTokenizer() if data.tokenizer == "bytes" else load_tokenizer(path)
+    if data.tokenizer == "bytes":
+        return ByteTokenizer()
+    tokenizer = load_tokenizer(path)
+    if experiment.model.eot_id is not None:  # the model's, whatever its vocabulary calls the end
+        tokenizer.eot = experiment.model.eot_id
+    return tokenizer

@@ -109,9 +109,10 @@ class Backbone(nnx.Module):
         self.config = config
         self.layers = Block(config.backbone, rngs, stack=(config.backbone.num_layers,))
 
-    def __call__(self, x, word_segment, word_position) -> jax.Array:
-        config = self.config
-        how = dict(scan=config.scan_layers, remat=config.remat, attention=config.attention)
+    def __call__(self, x, word_segment, word_position, part=slice(None)) -> jax.Array:
+        """part: of the layers to run."""
+        config, how = self.config, dict(part=part)
+        how |= dict(scan=config.scan_layers, remat=config.remat, attention=config.attention)
         return run_blocks(config.backbone, self.layers, x, word_position, word_segment, **how)
 
 
@@ -195,12 +196,19 @@ class Hat(nnx.Module):
 
     def __call__(self, batch: Batch) -> jax.Array:
         """A batch of rows (`hat.text.rows`) -> logits float32 [B, T, ids]."""
-        segment, position, word = batch["segment"], batch["position"], batch["word"]
-        word_segment, word_position = batch["word_segment"], batch["word_position"]
-        x = self.encoder(batch["bytes"], segment, position)
-        words = self.connector(x, position, word, word_position)
-        words = self.backbone(words, word_segment, word_position)
-        x = self.decoder(x, words, self.guide(batch), segment, position)
+        x, words = self.read(batch)
+        words = self.backbone(words, batch["word_segment"], batch["word_position"])
+        return self.write(batch, x, words)
+
+    def read(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Encoder activations [B, T, d] and word embeddings [B, N, D] of a batch of rows."""
+        position = batch["position"]
+        x = self.encoder(batch["bytes"], batch["segment"], position)
+        return x, self.connector(x, position, batch["word"], batch["word_position"])
+
+    def write(self, batch: Batch, x: jax.Array, words: jax.Array) -> jax.Array:
+        """Logits float32 [B, T, ids] of encoder activations and backbone outputs [B, N, D]."""
+        x = self.decoder(x, words, self.guide(batch), batch["segment"], batch["position"])
         return self.head(x)
 
     def guide(self, batch: Batch) -> jax.Array:

@@ -257,13 +257,16 @@ REMAT_POLICIES = {  # besides "none": what the forward pass may keep
 }
 
 
-def run_stack(apply, layers: nnx.Module, x, *, scan=True, remat="none"):
+def run_stack(apply, layers: nnx.Module, x, *, scan=True, remat="none", part=slice(None)):
     """Runs `x = apply(layer, x)` through a stack, along the leading axis of its parameters.
 
     layers: a module whose parameters are [L, ...]; scan: compile one body for all layers instead
-    of one body each; remat: what the backward pass recomputes, a key of REMAT_POLICIES.
+    of one body each; remat: what the backward pass recomputes, a key of REMAT_POLICIES; part: of
+    the layers to run, at least one.
     """
     graph, params = nnx.split(layers)
+    if part != slice(None):
+        params = jax.tree.map(lambda leaf: leaf[part], params)
 
     def body(x, layer_params):
         return keep_rows(apply(nnx.merge(graph, layer_params), x))
@@ -278,15 +281,24 @@ def run_stack(apply, layers: nnx.Module, x, *, scan=True, remat="none"):
 
 
 def run_blocks(
-    config: StackConfig, blocks: Block, x, position, segment, *, scan, remat, attention: Form
+    config: StackConfig,
+    blocks: Block,
+    x,
+    position,
+    segment,
+    *,
+    scan,
+    remat,
+    attention: Form,
+    part=slice(None),
 ) -> jax.Array:
     """Whole rows x [B, T, d] through a stack of blocks; position and segment int [B, T].
 
-    scan and remat as in `run_stack`.
+    scan, remat and part as in `run_stack`.
     """
     rope, attention = rope_table(position, config), stack_attention(config, segment, attention)
     return run_stack(
-        lambda block, x: block(x, rope, attention), blocks, x, scan=scan, remat=remat
+        lambda block, x: block(x, rope, attention), blocks, x, scan=scan, remat=remat, part=part
     )
 
 

@@ -82,10 +82,10 @@ class Llama(nnx.Module):
         x = self.run_backbone(self.embedding(batch["tokens"]), batch)
         return self.head(x, self.embedding.table[...])
 
-    def run_backbone(self, x: jax.Array, batch: Batch) -> jax.Array:
-        """[B, T, d] -> [B, T, d]."""
-        config = self.config
-        how = dict(scan=config.scan_layers, remat=config.remat, attention=config.attention)
+    def run_backbone(self, x: jax.Array, batch: Batch, part=slice(None)) -> jax.Array:
+        """[B, T, d] -> [B, T, d]; part: of the layers to run."""
+        config, how = self.config, dict(part=part)
+        how |= dict(scan=config.scan_layers, remat=config.remat, attention=config.attention)
         position, segment = batch["position"], batch["segment"]
         return run_blocks(config.stack, self.backbone, x, position, segment, **how)
 

@@ -130,17 +130,22 @@ class LanguageModel:
     def loss(self, params: Params, batch: Batch) -> Sums:
         """The sums whose ratio nats / targets training minimises."""
         nats, correct, targets = self.nats(params, batch)
+        return sums_of(nats, correct, targets, self.words(batch))
 
-        def total(x):
-            return jnp.sum(x, dtype=jnp.float32)
 
-        return Sums(
-            nats=total(nats),
-            targets=total(targets.mask),
-            bytes=total(jnp.where(targets.mask, targets.bytes, 0)),
-            words=self.words(batch).astype(jnp.float32),
-            correct=total(correct),
-        )
+def sums_of(nats: jax.Array, correct: jax.Array, targets: Targets, words: jax.Array) -> Sums:
+    """The sums of what `LanguageModel.nats` gives; words: scalar, positions of the backbone."""
+
+    def total(x):
+        return jnp.sum(x, dtype=jnp.float32)
+
+    return Sums(
+        nats=total(nats),
+        targets=total(targets.mask),
+        bytes=total(jnp.where(targets.mask, targets.bytes, 0)),
+        words=words.astype(jnp.float32),
+        correct=total(correct),
+    )
 
 
 def cross_entropy(logits: jax.Array, targets: Targets) -> tuple[jax.Array, jax.Array]:

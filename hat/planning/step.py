@@ -44,8 +44,16 @@ def batch_shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
 
 def trace_step(experiment: Experiment, mesh: AnyMesh) -> jax.stages.Traced:
     """The step that `hat train` would run on `mesh`. UserError: see `Program`."""
-    program = Program(experiment, [batch_shapes(experiment)], mesh)
-    return program.traced_steps[experiment.data.row_length]
+    return _program(experiment, mesh).traced_steps[experiment.data.row_length, 0]
+
+
+def _program(experiment: Experiment, mesh: AnyMesh) -> Program:
+    if experiment.training.objective is not None:
+        raise UserError(
+            "training.objective: hat plan knows next-byte training alone; plan with "
+            "training.objective=none, and leave room for the teacher"
+        )
+    return Program(experiment, [batch_shapes(experiment)], mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +74,14 @@ def outline(experiment: Experiment, topology: Topology) -> Outline:
     device = AbstractDevice(topology.chip.name, None, "tpu" if topology.is_pod else "gpu")
     mesh = make_abstract_mesh(training.mesh, 1, device)
     one_row = dataclasses.replace(experiment, training=training)
-    program = Program(one_row, [batch_shapes(one_row)], mesh)
+    program = _program(one_row, mesh)
     data = experiment.data
     sizes = {"segment": data.row_length, "word_segment": data.row_words}
     row = {name: np.ones((1, size), np.int32) for name, size in sizes.items()}
     return Outline(
         model=program.model,
         state=program.abstract_state,
-        row=add_attention(one_row, count(program.traced_steps[data.row_length].jaxpr)),
+        row=add_attention(one_row, count(program.traced_steps[data.row_length, 0].jaxpr)),
         model_flops=TRAINING_FACTOR * sum(program.model.batch_flops(row).values()),
     )
 

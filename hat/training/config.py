@@ -10,6 +10,7 @@ import dataclasses
 import math
 
 from hat.errors import UserError
+from hat.training.distill_config import DistillConfig
 
 
 def _require(condition: bool, message: str) -> None:
@@ -221,6 +222,7 @@ class TrainingConfig:
     max_nonfinite_steps: so many steps in a row without a finite loss or gradient end the run.
     stall_seconds: a step that takes longer ends the process with a report, for the launcher to
       start it again (hat.training.watchdog); None waits for ever.
+    objective: what is minimised; None is the cross-entropy of the next byte or token.
     """
 
     steps: int | None = None
@@ -238,6 +240,7 @@ class TrainingConfig:
     sample_every_steps: int | None = None
     max_nonfinite_steps: int = 5
     stall_seconds: float | None = 600.0
+    objective: DistillConfig | None = None
 
     def __post_init__(self) -> None:
         _require(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 
 from hat.data.config import BucketConfig, DataConfig, SourceConfig
 from hat.errors import UserError
 from hat.models.hat import ConnectorConfig, HatConfig
 from hat.models.layers import RopeScaling, StackConfig
 from hat.models.llama import LlamaConfig
+from hat.training import distill_config
 from hat.training.config import (
     CheckpointConfig,
     MeshConfig,
@@ -42,6 +44,8 @@ class Experiment:
             )
         if not is_hat and self.data.tokenizer is None:
             raise UserError("data.tokenizer is not set, and a Llama needs one: 'bytes' or 'bpe:N'")
+        if not is_hat and self.training.objective is not None:
+            raise UserError("training.objective distils into a HAT, and the model is a Llama")
         if self.data.buckets and self.data.row_length != self.data.buckets[-1].length:
             raise UserError(
                 f"data.row_length is {self.data.row_length}, but the last of data.buckets has "
@@ -66,4 +70,6 @@ EXPERIMENT_CLASSES = (
     MeshConfig,
     CheckpointConfig,
     SampleConfig,
+    distill_config.DistillConfig,
+    *typing.get_args(distill_config.AnyTerm),
 )

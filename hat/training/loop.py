@@ -18,6 +18,7 @@ from hat.models.model import Batch, LanguageModel, Params, Sums
 from hat.training.checkpoints import Checkpoints
 from hat.training.distributed import ending_at_once, on_first, stop_requests, together
 from hat.training.experiment import Experiment
+from hat.training.objectives import ByteTeacherOpener, make_objective
 from hat.training.optimizer import learning_rate
 from hat.training.position import Clock, Position
 from hat.training.program import Program
@@ -31,8 +32,15 @@ from hat.training.watchdog import Watchdog
 Sampler = Callable[[Experiment, LanguageModel, Params, Mixture], list[str]]
 
 
-def train(experiment: Experiment, out_dir: str | Path, sampler: Sampler | None = None) -> dict:
+def train(
+    experiment: Experiment,
+    out_dir: str | Path,
+    sampler: Sampler | None = None,
+    byte_teacher: ByteTeacherOpener | None = None,
+) -> dict:
     """Trains, or goes on training, the run in `out_dir`; returns its result, ready for JSON.
+
+    byte_teacher: see hat.training.objectives.make_objective.
 
     Everything that a run leaves is in `out_dir` (see hat.training.run_folder). Every process of a
     run calls it, after hat.training.distributed.join. UserError: bad data, another run's folder or
@@ -48,11 +56,12 @@ def train(experiment: Experiment, out_dir: str | Path, sampler: Sampler | None =
     with ExitStack() as stack:
         changed = on_first(lambda: stack.enter_context(open_run(folder, experiment)), elsewhere=[])
         corpus = together(lambda: prepare_corpus(experiment))
+        objective = make_objective(experiment, byte_teacher)
         loader = Loader(
             corpus, config.batch_size, config.seed, "train", jax.process_index(),
-            jax.process_count(),
+            jax.process_count(), objective.annotate,
         )  # fmt: skip
-        program = Program(experiment, loader.shapes)
+        program = Program(experiment, loader.shapes, objective=objective)
         if corpus.tokenizer and jax.process_index() == 0:
             corpus.tokenizer.save(folder)  # so that the folder is all a reader of the run needs
 
@@ -130,7 +139,7 @@ class Run:
         self._watchdog.beat(self.position.step + 1)
         rate = learning_rate(config.schedule, self.position.progress(config))
         rate *= config.optimizer.learning_rate
-        self._state, metrics = self._program.step(self._state, batch, rate)
+        self._state, metrics = self._program.step(self._state, batch, rate, self.position.step)
         before, self._flying = self._flying, (self.position.step + 1, rate, flops, metrics)
         self._land(before, waited)
         self.position = self.position.launched(self._clock.read())
@@ -194,10 +203,10 @@ class Run:
         if flight is None:
             return
         step, rate, flops, metrics = flight
-        sums, grad_norm, finite = jax.tree.map(float, jax.device_get(metrics))
+        sums, grad_norm, finite, ratios = jax.tree.map(float, jax.device_get(metrics))
         self.position = self.position.landed(sums.bytes, bool(finite))
         self._report.step(
-            step, self.position, sums, flops, rate, grad_norm, bool(finite), waited
+            step, self.position, sums, flops, rate, grad_norm, bool(finite), waited, ratios
         )
         config = self._experiment.training
         if self.position.skipped_in_a_row >= config.max_nonfinite_steps:

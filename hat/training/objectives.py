@@ -1,19 +1,93 @@
-"""What training minimises: small functions of (model, params, batch)."""
+"""What training minimises: small functions of (model, params, batch).
+
+An objective may change at given steps, may need arrays beside the rows of the corpus, and
+parameters that are not trained (a teacher's). What it has to say of all that is an `Objective`.
+"""
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
 import jax
+import numpy as np
 
 from hat.models.model import Batch, LanguageModel, Params, Sums
+
+if TYPE_CHECKING:
+    from hat.training.experiment import Experiment
+
+HostBatch = dict[str, np.ndarray]
+# Further numbers to report, float32 []: by name a total and what to divide it by.
+Ratios = dict[str, tuple[jax.Array, jax.Array]]
+Measures = tuple[Sums, Ratios]
+Loss = Callable[[LanguageModel, Params, Batch], tuple[jax.Array, Measures]]
 
 
 def language_modelling(
     model: LanguageModel, params: Params, batch: Batch
-) -> tuple[jax.Array, Sums]:
+) -> tuple[jax.Array, Measures]:
     """The next-id cross-entropy: its total in nats (float32 scalar), and the sums to report.
 
     A total, not a mean: the step divides once, by the count over all microbatches and devices, so
     that every byte weighs the same however the rows are filled.
     """
     sums = model.loss(params, batch)
-    return sums.nats, sums
+    return sums.nats, (sums, {})
+
+
+class Objective:
+    """Next-id cross-entropy, at every step; the base of objectives that ask for more.
+
+    starts: the steps at which its stages begin, rising, the first 0; each stage is a program of
+    its own. frozen: parameters that it needs and does not train, as ShapeDtypeStructs; and
+    frozen_axes, their logical axes.
+    """
+
+    starts: Sequence[int] = (0,)
+    frozen: Params = {}
+    frozen_axes: dict[str, Any] = {}
+
+    def stage(self, step: int) -> int:
+        """The number of the stage at a step."""
+        return bisect.bisect_right(self.starts, step) - 1
+
+    def annotate(self, batch: HostBatch) -> HostBatch:
+        """A batch of rows of the corpus, int32 [B, ...], with what the objective needs besides: a
+        pure function of each row, int32 too."""
+        return batch
+
+    def read_frozen(self, shardings: Params) -> Params:
+        """The parameters of `frozen`, placed."""
+        return {}
+
+    def loss(self, stage: int, frozen: Params) -> Loss:
+        """What is minimised in a stage, as a total over a batch of annotated rows."""
+        return language_modelling
+
+
+class ByteTeacher(Protocol):
+    """Exact probabilities of the next byte under a model of tokens (issue 6 gives one)."""
+
+    def logprobs(self, text: bytes) -> np.ndarray:
+        """float32 [len(text) + 1, 257]: for every prefix of a text, from the empty one, natural
+        log-probabilities of the 256 bytes and of the end of the text after it."""
+
+
+ByteTeacherOpener = Callable[[str], ByteTeacher]  # from the folder of a run
+
+
+def make_objective(
+    experiment: Experiment, byte_teacher: ByteTeacherOpener | None = None
+) -> Objective:
+    """The objective of an experiment.
+
+    byte_teacher: for a loss with the term ByteProbabilities. UserError: a teacher that is not
+    there or does not fit.
+    """
+    if experiment.training.objective is None:
+        return Objective()
+    from hat.training.distillation import Distillation
+
+    return Distillation.open(experiment, byte_teacher)

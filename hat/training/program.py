@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -10,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from hat.models.model import Batch, Params, Sums
 from hat.training.experiment import Experiment
+from hat.training.objectives import Objective
 from hat.training.optimizer import make_optimizer
 from hat.training.sharding import (
     AnyMesh,
@@ -25,8 +27,8 @@ from hat.training.step import StepMetrics, TrainState, init_state, train_step
 class Program:
     """What a run computes, compiled before the first step for the shapes of its batches.
 
-    model, mesh, state_shardings and traced_steps (by row length) are public; so are the functions
-    below. UserError: devices or rows that do not divide.
+    model, mesh, state_shardings and traced_steps (by row length and stage of the objective) are
+    public; so are the functions below. UserError: devices or rows that do not divide.
     """
 
     def __init__(
@@ -34,12 +36,15 @@ class Program:
         experiment: Experiment,
         batch_shapes: Sequence[dict[str, tuple[int, ...]]],
         mesh: AnyMesh | None = None,
+        objective: Objective = Objective(),
     ):
-        """batch_shapes: of the int32 arrays of a global batch, [B, ...]: one for every length of
-        rows, and the number of rows a multiple of `training.batch_size`. mesh: None for one over
-        all devices; any other serves to lower or compile `traced_steps` for devices that are not
-        there, since nothing is allocated before `init`."""
+        """batch_shapes: of the int32 arrays of a global batch, [B, ...], as `objective` annotates
+        it: one for every length of rows, and the number of rows a multiple of
+        `training.batch_size`. mesh: None for one over all devices; any other serves to lower or
+        compile `traced_steps` for devices that are not there, since nothing is allocated before
+        `init`. objective: of the experiment (hat.training.objectives.make_objective)."""
         config = experiment.training
+        self._objective = objective
         self.model = experiment.model.build()
         self.mesh = make_mesh(config.mesh) if mesh is None else mesh
         check_rows(self.mesh, config.batch_size, config.accumulation_steps)
@@ -52,11 +57,11 @@ class Program:
         # Inside its mesh, so that the model chooses and places the kernels of its platform.
         mesh = self.mesh.abstract_mesh
 
-        def step(state, batch, rate):
+        def step(stage, state, batch, rate, frozen):
             with jax.sharding.use_abstract_mesh(mesh):
                 return train_step(
                     self.model, optimizer, config.optimizer, config.accumulation_steps,
-                    state, batch, rate,
+                    state, batch, rate, objective.loss(stage, frozen),
                 )  # fmt: skip
 
         def loss(params, batch):
@@ -85,19 +90,33 @@ class Program:
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         rate = jax.ShapeDtypeStruct((), np.float32, sharding=self._replicated)
         self._init = jax.jit(init, out_shardings=self.state_shardings)
+        self._frozen_shardings = param_shardings(
+            self.mesh, objective.frozen_axes, objective.frozen
+        )
+        frozen = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            objective.frozen,
+            self._frozen_shardings,
+        )
         jitted = jax.jit(
-            step, out_shardings=(self.state_shardings, self._replicated), donate_argnums=0
+            step,
+            static_argnums=0,
+            donate_argnums=1,
+            out_shardings=(self.state_shardings, self._replicated),
         )
         self.traced_steps = {
-            _row_length(batch): jitted.trace(self.abstract_state, batch, rate)
+            (_row_length(batch), stage): jitted.trace(
+                stage, self.abstract_state, batch, rate, frozen
+            )
             for batch in self.abstract_batches
+            for stage in range(len(objective.starts))
         }
         self._loss = jax.jit(loss, out_shardings=self._replicated)
 
     def compile(self) -> None:
         """Compiles the steps, so that no second of training goes into it."""
         self._compiled_steps = {
-            length: step.lower().compile() for length, step in self.traced_steps.items()
+            key: step.lower().compile() for key, step in self.traced_steps.items()
         }
 
     def init(self) -> TrainState:
@@ -111,10 +130,19 @@ class Program:
             for name, rows in batch.items()
         }
 
-    def step(self, state: TrainState, batch: Batch, rate: float) -> tuple[TrainState, StepMetrics]:
-        """`train_step` at a learning rate. The state given is consumed."""
+    @functools.cached_property
+    def frozen(self) -> Params:
+        """The parameters that the objective does not train, read once and placed."""
+        return self._objective.read_frozen(self._frozen_shardings)
+
+    def step(
+        self, state: TrainState, batch: Batch, rate: float, number: int = 0
+    ) -> tuple[TrainState, StepMetrics]:
+        """`train_step` at a learning rate; number: of the step, from 0, which decides the stage of
+        the objective. The state given is consumed."""
+        step = self._compiled_steps[_row_length(batch), self._objective.stage(number)]
         # The rate goes in as a host number: device_put would compare it across processes, and wait.
-        return self._compiled_steps[_row_length(batch)](state, batch, np.float32(rate))
+        return step(state, batch, np.float32(rate), self.frozen)
 
     def evaluate(self, params: Params, batches) -> Sums:
         """Totals over global batches (an iterable of host arrays), as Python floats."""

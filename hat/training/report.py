@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -62,6 +62,7 @@ class Report:
         self._logged_waited = 0.0
         self._waited = 0.0
         self._sums: list[Sums] = []
+        self._ratios: dict[str, list[tuple[float, float]]] = {}
         self._flops = 0.0
 
     def __enter__(self) -> Report:
@@ -95,13 +96,16 @@ class Report:
         grad_norm: float,
         finite: bool,
         waited: float | None,
+        ratios: Mapping[str, tuple[float, float]] = {},
     ) -> None:
         """A step that was read. flops: `batch_flops` of its batch; waited: seconds spent waiting
-        for batches so far, if known."""
+        for batches so far, if known; ratios: what the objective measured besides."""
         self._waited = self._waited if waited is None else waited
         self._flops += flops
         if finite:
             self._sums.append(sums)
+            for name, ratio in ratios.items():
+                self._ratios.setdefault(name, []).append(ratio)
         else:
             self.say(f"step {step}: loss or gradient not finite, skipped")
         if step % self._every:
@@ -126,12 +130,15 @@ class Report:
                 "accuracy": since.correct / max(since.targets, 1.0),
                 "bytes_per_word": since.bytes / max(since.words, 1.0),
             }
+        for name, parts in self._ratios.items():
+            above, below = map(sum, zip(*parts))
+            values[name] = above / max(below, 1.0)
         self._write(step, values)
         shown = ("loss", "bits_per_byte", "bytes_per_second", "mfu")
         if self._speaks:
             self._progress.update(step, **{name: values[name] for name in shown if name in values})
         self._logged, self._logged_waited = position, self._waited
-        self._sums, self._flops = [], 0.0
+        self._sums, self._ratios, self._flops = [], {}, 0.0
 
     def evaluation(self, position: Position, split: str, by_source: dict[str, Sums]) -> None:
         """The score of a split, and of each of its sources where there are several."""

@@ -10,7 +10,7 @@ import optax
 
 from hat.models.model import Batch, LanguageModel, Params, Sums
 from hat.training.config import OptimizerConfig
-from hat.training.objectives import language_modelling
+from hat.training.objectives import Loss, Measures, Ratios, language_modelling
 from hat.training.optimizer import clip_by_global_norm, multipliers, zero_frozen
 
 
@@ -28,6 +28,7 @@ class StepMetrics(NamedTuple):
     sums: Sums  # before the update
     grad_norm: jax.Array  # before clipping, of the mean loss per target
     finite: jax.Array  # bool: whether the update was applied
+    ratios: Ratios  # what the objective measured besides, before the update
 
 
 def init_state(model: LanguageModel, optimizer: optax.GradientTransformation, key) -> TrainState:
@@ -36,21 +37,28 @@ def init_state(model: LanguageModel, optimizer: optax.GradientTransformation, ke
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def sum_gradients(model, params, batch, accumulation_steps: int) -> tuple[Params, Sums]:
-    """Gradients of the total nats over the batch, and its sums, in `accumulation_steps` pieces."""
-    gradient = jax.grad(language_modelling, argnums=1, has_aux=True)
+def sum_gradients(
+    model, params, batch, accumulation_steps: int, loss: Loss = language_modelling
+) -> tuple[Params, Measures]:
+    """Gradients of the total loss over the batch, and its sums, in `accumulation_steps` pieces."""
+
+    def gradient(params, batch):
+        return jax.grad(loss, argnums=1, has_aux=True)(model, params, batch)
+
     if accumulation_steps == 1:
-        return gradient(model, params, batch)
+        return gradient(params, batch)
 
     def microbatches(x):  # every device keeps rows of its own in every piece
         x = x.reshape(x.shape[0] // accumulation_steps, accumulation_steps, *x.shape[1:])
         return jnp.swapaxes(x, 0, 1)
 
     def add(total, batch):
-        return jax.tree.map(jnp.add, total, gradient(model, params, batch)), None
+        return jax.tree.map(jnp.add, total, gradient(params, batch)), None
 
-    zeros = jax.tree.map(jnp.zeros_like, params), Sums(*[jnp.zeros(())] * len(Sums._fields))
-    return jax.lax.scan(add, zeros, jax.tree.map(microbatches, batch))[0]
+    pieces = jax.tree.map(microbatches, batch)
+    shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], pieces))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, zeros, pieces)[0]
 
 
 def train_step(
@@ -61,13 +69,14 @@ def train_step(
     state: TrainState,
     batch: Batch,
     learning_rate: jax.Array,
+    loss: Loss = language_modelling,
 ) -> tuple[TrainState, StepMetrics]:
     """One optimizer step on a global batch of rows [B, ...], at the given learning rate.
 
-    The gradient is that of nats per target: totals over everything, divided once. A step whose
+    The gradient is that of the loss per target: totals over everything, divided once. A step whose
     loss or gradient is not finite leaves parameters and optimizer untouched and says so.
     """
-    grads, sums = sum_gradients(model, state.params, batch, accumulation_steps)
+    grads, (sums, ratios) = sum_gradients(model, state.params, batch, accumulation_steps, loss)
     grads = jax.tree.map(lambda g: g / jnp.maximum(sums.targets, 1.0), grads)
     grads = zero_frozen(config, grads, state.step)
     grads, norm = clip_by_global_norm(grads, config.clip_norm)
@@ -83,4 +92,4 @@ def train_step(
         return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
     params, opt_state = keep(params, state.params), keep(opt_state, state.opt_state)
-    return TrainState(state.step + 1, params, opt_state), StepMetrics(sums, norm, finite)
+    return TrainState(state.step + 1, params, opt_state), StepMetrics(sums, norm, finite, ratios)

@@ -33,8 +33,12 @@ PODS = {
 }
 
 
+# Its teacher must be on the disk; without it, it is llama_to_hat.
+NEEDS_A_TEACHER = {"llama_to_hat_staged"}
+
+
 def test_every_named_config_has_its_pod():
-    assert set(PODS) == {path.stem for path in CONFIGS.glob("*.py")}
+    assert set(PODS) | NEEDS_A_TEACHER == {path.stem for path in CONFIGS.glob("*.py")}
 
 
 @pytest.mark.parametrize("name", PODS)

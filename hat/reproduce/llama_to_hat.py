@@ -1,0 +1,356 @@
+"""Llama to bytes: three ways to begin, compared at equal bytes.
+
+A HAT learns the text that a small Llama writes: from random parameters; from the Llama's blocks by
+the published recipe (frozen for the first tenth, then a tenth of the rate); and from the blocks,
+taught by the Llama itself in stages. The line to reach is the Llama's own bits per byte on the
+same held-out text.
+
+With --teacher PATH the Llama is yours: a Hugging Face folder or a llama2.c .bin file (with its
+tokenizer, or --tokenizer FILE), or a run; it writes the text, unless --text names some. Otherwise a
+small one is first trained on the text, which is Python's standard library then if --text is not
+given. What is finished in --out is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+from hat.commands.arguments import positive_int
+from hat.errors import UserError
+
+ARMS = ("random", "published", "staged")
+TEACHER_TOKENS = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large the experiment is.
+
+    num_bytes: that every way reads. text_bytes: that the teacher writes for it; they are read
+    several times. teacher_steps: of the Llama that is trained on the spot.
+    """
+
+    num_bytes: int = 3_000_000
+    text_bytes: int = 1_500_000
+    heldout_bytes: int = 100_000
+    row_length: int = 1024
+    teacher_steps: int = 4000
+    evaluations: int = 15
+
+
+SMOKE = Size(20_000, 20_000, 5_000, 256, 20, 2)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--teacher", metavar="PATH", type=Path, help="a Llama or its run")
+    parser.add_argument("--tokenizer", metavar="FILE", type=Path, help="of a --teacher without one")
+    parser.add_argument("--text", metavar="PATH", type=Path,
+                        help="train and hold out this, not text that the teacher writes")
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("runs", "llama-to-hat"),
+                        help="(default: runs/llama-to-hat)")
+    parser.add_argument("--bytes", metavar="N", type=positive_int, default=Size().num_bytes,
+                        help=f"that every way trains on (default: {Size().num_bytes})")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="(default: 0)")
+    parser.add_argument("--smoke", action="store_true", help="tiny and short: only that it runs")
+
+
+def run(arguments: argparse.Namespace) -> dict:
+    from hat.inference.run import load_run
+    from hat.reproduce.teacher_text import bits_per_byte, heldout_documents
+    from hat.training.loop import train
+
+    out = arguments.out
+    size = SMOKE if arguments.smoke else dataclasses.replace(Size(), num_bytes=arguments.bytes)
+    settings = settle(out, arguments, size)
+    text = arguments.text and str(arguments.text)
+    if arguments.teacher is None:
+        text = text or "stdlib"
+        teacher_folder = train_teacher(out / "teacher", text, size)
+    else:
+        teacher_folder = make_teacher(out, arguments.teacher, arguments.tokenizer)
+    teacher = load_run(teacher_folder)
+    source, fraction = make_text(out, teacher, text, size, arguments.seed)
+
+    experiments = {
+        arm: make_experiment(arm, teacher.experiment.model.stack, teacher_folder, source, fraction,
+                             out, size, arguments.seed)
+        for arm in ARMS
+    }  # fmt: skip
+    convert_blocks(teacher_folder, experiments["published"], out / "blocks")
+    for arm, experiment in experiments.items():
+        if not (out / arm / "result.json").exists():
+            _say(f"{arm}: {experiment.training.steps} steps")
+            train(experiment, out / arm)
+
+    documents = heldout_documents(source, fraction)
+    line = bits_per_byte(teacher, documents)
+    curves = {arm: read_curve(out / arm) for arm in ARMS}
+    final = {arm: bits_per_byte(load_run(out / arm), documents) for arm in ARMS}
+    result = settings | {
+        "teacher_bits_per_byte": line,
+        "heldout_bytes": sum(map(len, documents)),
+        "bits_per_byte": final,
+        "above_teacher": {arm: bits / line - 1 for arm, bits in final.items()},
+        "curves": curves,
+        "share_of_bytes_to_reach_published": reached(curves["staged"], curves["published"]),
+        "plot": str(out / "curves.png"),
+    }
+    plot(curves, line, out / "curves.png")
+    show(result)
+    from hat.training.run_folder import write_atomically
+
+    write_atomically(out / "result.json", json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def settle(out: Path, arguments: argparse.Namespace, size: Size) -> dict:
+    """What decides the result, kept in `out`. UserError: the folder has another experiment."""
+    from hat.training.run_folder import write_atomically
+
+    settings = {
+        "teacher": arguments.teacher and str(arguments.teacher.resolve()),
+        "text": arguments.text and str(arguments.text.resolve()),
+        "seed": arguments.seed,
+        **dataclasses.asdict(size),
+    }
+    path = out / "settings.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
+        raise UserError(f"{out} holds this experiment with other options; give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(settings, indent=2) + "\n")
+    return settings
+
+
+# --- teacher and text -----------------------------------------------------------------------------
+
+
+def make_teacher(out: Path, path: Path, tokenizer: Path | None) -> Path:
+    """The folder of the teacher's run: what is given, or what it is converted to."""
+    from hat.commands.conversions import convert, open_source
+    from hat.inference.generation import generate
+    from hat.inference.run import load_run
+    from hat.reproduce.teacher_text import MOST_BYTES, ending_id
+
+    folder = out / "teacher"
+    if open_source(path, tokenizer).kind == "run":
+        return path
+    if (folder / "config.json").exists():
+        return folder
+    first = out / "teacher-as-is"
+    shutil.rmtree(first, ignore_errors=True)
+    convert(path, "native", first, tokenizer=tokenizer)
+    run = load_run(first)
+    texts = generate(run, [b""], samples=64, num_bytes=MOST_BYTES, temperature=1.0, batch_size=64)
+    end = ending_id(run, [result.text for result in texts if result.stopped])
+    _say(f"the teacher ends texts with id {end}")
+    convert(path, "native", folder, tokenizer=tokenizer, changes=[f"model.eot_id={end}"])
+    shutil.rmtree(first)
+    return folder
+
+
+def train_teacher(folder: Path, text: str, size: Size) -> Path:
+    """The folder of a Llama over 512 byte-pair tokens, trained here."""
+    from hat.data.config import DataConfig
+    from hat.models.layers import StackConfig
+    from hat.models.llama import LlamaConfig
+    from hat.training.experiment import Experiment
+    from hat.training.loop import train
+
+    if not (folder / "result.json").exists():
+        _say(f"training a teacher on {text}")
+        stack = StackConfig(
+            hidden_size=64, num_layers=4, num_heads=4, intermediate_size=172, num_kv_heads=2
+        )
+        model = LlamaConfig(stack, 512, tie_embeddings=True, dtype="float32", scan_layers=False)
+        data = DataConfig(
+            source=text, tokenizer="bpe:512", row_length=TEACHER_TOKENS, heldout_fraction=0.01
+        )
+        training = _training(size.teacher_steps, 1, 0)
+        train(Experiment("teacher", model, data, training), folder)
+    return folder
+
+
+def make_text(out: Path, teacher, text: str | None, size: Size, seed: int) -> tuple[str, float]:
+    """The text to train on and hold out, and the fraction of it that is held out."""
+    from hat.data.sources import Source
+    from hat.reproduce.teacher_text import write_text
+
+    if text is None:
+        source = out / "sampled.arrayrecord"
+        if not source.exists():
+            write_text(teacher, source, size.text_bytes + size.heldout_bytes, seed, _say)
+        text = str(source)
+    total = sum(file.size for file in Source(text).files)
+    if total < 2 * size.heldout_bytes:
+        raise UserError(f"--text {text} has {total:,} bytes; give at least {2 * size.heldout_bytes:,}")
+    return text, size.heldout_bytes / total
+
+
+# --- the three ways -------------------------------------------------------------------------------
+
+
+def make_experiment(
+    arm: str, stack, teacher: Path, source: str, fraction: float, out: Path, size: Size, seed: int
+):
+    """The experiment of an arm: they differ in `init`, the rates of the backbone, and the loss."""
+    from hat.data.config import DataConfig
+    from hat.models.hat import ConnectorConfig, HatConfig
+    from hat.models.layers import StackConfig
+    from hat.training.config import PartConfig
+    from hat.training.distill_config import (
+        ChunkLikelihood,
+        DistillConfig,
+        NextBytes,
+        WordEmbeddings,
+    )
+    from hat.training.experiment import Experiment
+
+    byte_stack = dict(
+        hidden_size=64, num_heads=2, intermediate_size=176, window=32, residual_init=0.0
+    )
+    model = HatConfig(
+        encoder=StackConfig(num_layers=1, **byte_stack),
+        connector=ConnectorConfig(hidden_size=64, num_heads=2),
+        backbone=stack,
+        decoder=StackConfig(num_layers=3, **byte_stack),
+        embedding_std=1.0,
+        guide_init=0.0,
+        dtype="float32",
+        scan_layers=False,
+    )
+    data = DataConfig(
+        source=source,
+        row_length=size.row_length,
+        row_words=size.row_length // 3,
+        heldout_fraction=fraction,
+    )
+    steps = max(10, size.num_bytes // size.row_length)
+    training = _training(steps, 1, seed)
+    training = dataclasses.replace(
+        training, evaluate_every_steps=max(1, steps // size.evaluations)
+    )
+    first = steps // 10
+    if arm == "published":
+        parts = (PartConfig("backbone", multiplier=0.1, freeze_until_step=first),)
+    elif arm == "staged":
+        parts = (PartConfig("backbone", freeze_until_step=first),)
+        objective = DistillConfig(
+            str(teacher),
+            (
+                WordEmbeddings(until_step=first),
+                NextBytes(),
+                ChunkLikelihood(weight=1.0),
+            ),
+            bytes_per_token=1.5,
+        )
+        training = dataclasses.replace(training, objective=objective)
+    else:
+        parts = ()
+    optimizer = dataclasses.replace(training.optimizer, parts=parts)
+    training = dataclasses.replace(training, optimizer=optimizer)
+    init = None if arm == "random" else str(out / "blocks")
+    return Experiment(arm, model, data, training, init)
+
+
+def _training(steps: int, batch_size: int, seed: int):
+    """The recipe of configs/quickstart.py for a number of steps."""
+    from hat.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+
+    return TrainingConfig(
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        optimizer=OptimizerConfig(
+            name="muon", learning_rate=8e-3, muon_steps=3, weight_decay=0.0
+        ),
+        schedule=ScheduleConfig(
+            name="wsd", warmup_fraction=0.02, decay_fraction=0.5, final_fraction=0.0
+        ),
+        log_every_steps=max(1, steps // 200),
+    )
+
+
+def convert_blocks(teacher: Path, experiment, folder: Path) -> None:
+    """A HAT around the teacher's blocks, as a run to begin with."""
+    from hat.commands.conversions import convert
+
+    if not folder.exists():
+        convert(teacher, "hat", folder, config=experiment)
+
+
+# --- the result -----------------------------------------------------------------------------------
+
+
+def read_curve(folder: Path) -> list[tuple[int, float]]:
+    """(bytes trained on, held-out bits per byte) at every evaluation of a run."""
+    from hat.training.metrics import METRICS_FILE, read_metrics
+
+    found = {
+        entry["bytes"]: entry["heldout_bits_per_byte"]
+        for entry in read_metrics(folder / METRICS_FILE)
+        if entry.get("heldout_bits_per_byte") is not None
+    }
+    return sorted(found.items())
+
+
+def reached(curve: list[tuple[int, float]], other: list[tuple[int, float]]) -> float | None:
+    """The share of the other curve's bytes after which a curve is as low as the other ends; between
+    two evaluations by a straight line. None: it never is."""
+    goal, last = other[-1][1], other[-1][0]
+    for (before, high), (after, low) in zip(curve, curve[1:]):
+        if low <= goal:
+            share = (high - goal) / (high - low) if high > goal else 0.0
+            return (before + share * (after - before)) / last
+    return None
+
+
+def show(result: dict) -> None:
+    line = result["teacher_bits_per_byte"]
+    print(f"{'':10} {'bits per byte':>13} {'above the teacher':>18}")
+    print(f"{'teacher':10} {line:13.4f}")
+    for arm, bits in result["bits_per_byte"].items():
+        print(f"{arm:10} {bits:13.4f} {result['above_teacher'][arm]:17.1%}")
+    share = result["share_of_bytes_to_reach_published"]
+    when = "never reaches it" if share is None else f"reaches it after {share:.0%} of the bytes"
+    print(f"what the published recipe ends with: the staged one {when}")
+    print(f"curves: {result['plot']}")
+
+
+COLOURS = {"random": "#7b8794", "published": "#d9480f", "staged": "#2563eb"}
+
+
+def plot(curves: dict[str, list[tuple[int, float]]], line: float, path: Path) -> None:
+    """Held-out bits per byte against bytes, a PNG of 1600 x 1000 pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for arm, curve in curves.items():
+        bytes_, bits = zip(*curve)
+        axes.plot([b / 1e6 for b in bytes_], bits, "o-", color=COLOURS[arm], markersize=3,
+                  label=f"{arm}  {bits[-1]:.3f}")
+    axes.axhline(line, color="#1f2933", linestyle="--", label=f"the Llama itself  {line:.3f}")
+    shown = [bits for curve in curves.values() for _, bits in curve[len(curve) // 10 :]]
+    low, high = min(line, *shown), max(shown)
+    axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    axes.set_xlabel("bytes trained on (MB)")
+    axes.set_ylabel("held-out bits per byte")
+    axes.grid(color="#e4e7eb")
+    axes.legend(frameon=False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    temporary = path.with_suffix(".tmp")
+    figure.savefig(temporary, format="png")
+    temporary.replace(path)
+
+
+def _say(text: str) -> None:
+    from hat.training.progress import warn
+
+    warn(text)

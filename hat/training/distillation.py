@@ -1,0 +1,301 @@
+"""A HAT trained beside a subword Llama: the objective whose terms hat.training.distill_config names.
+
+The teacher reads the same documents in its own tokens (hat.text.alignment), inside the jitted
+step, with parameters that are an argument of the step and sharded like any others. A stage runs
+only what its terms need.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hat.errors import UserError
+from hat.models.hat import EOT, NUM_BYTES, HatModel
+from hat.models.llama import LlamaConfig, LlamaModel
+from hat.models.model import (
+    Batch,
+    Params,
+    Sums,
+    Targets,
+    cross_entropy,
+    next_ids,
+    sums_of,
+)
+from hat.text.alignment import WHITE_SPACE, TokenView, document_bytes, segment_bounds
+from hat.text.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
+from hat.training import distill_losses as losses
+from hat.training.converted_run import read_params
+from hat.training.distill_config import (
+    AnyTerm,
+    ByteCrossEntropy,
+    ByteProbabilities,
+    ChunkLikelihood,
+    DistillConfig,
+    NextBytes,
+    WordEmbeddings,
+)
+from hat.training.experiment import Experiment
+from hat.training.objectives import (
+    ByteTeacher,
+    ByteTeacherOpener,
+    HostBatch,
+    Loss,
+    Measures,
+    Objective,
+    language_modelling,
+)
+from hat.training.run_folder import read_experiment
+
+BLOCK_LOGITS = 1 << 22  # of the teacher at a time, in every row
+NUM_OUTCOMES = losses.NUM_OUTCOMES
+
+
+class Teacher(NamedTuple):
+    """What the teacher makes of a batch. states: [B, M, D] after so many layers. Of its tokens:
+    nats [B, M] of the next one, 0 where there is none, and closing [B, M], the log-probability that
+    white space or the end of the text is next. last: [B, M, D], what its head scores."""
+
+    states: dict[int, jax.Array]
+    nats: jax.Array
+    closing: jax.Array
+    last: jax.Array
+
+
+class Distillation(Objective):
+    """The objective of a `DistillConfig`.
+
+    teacher: its model; tokenizer: that spelled its training text; folder: of its run, for its
+    parameters. byte_teacher: for the term ByteProbabilities.
+    """
+
+    def __init__(
+        self,
+        config: DistillConfig,
+        teacher: LlamaModel,
+        tokenizer: Tokenizer,
+        folder: Path | None = None,
+        byte_teacher: ByteTeacher | None = None,
+    ):
+        self._config, self._teacher, self._folder = config, teacher, folder
+        self._byte_teacher = byte_teacher
+        self._view = TokenView(tokenizer, teacher.config.eot, config.bytes_per_token)
+        first = [tokenizer.token_bytes(token)[:1] for token in range(teacher.config.num_ids)]
+        white = [b != b"" and b in WHITE_SPACE for b in first]
+        white[teacher.config.eot] = True
+        self._closers = np.array(white)
+        self._vocabulary = self._view.vocabulary.continuations
+        self.starts = config.starts
+        self.frozen = teacher.abstract_params()
+        self.frozen_axes = teacher.logical_axes()
+
+    @classmethod
+    def open(
+        cls, experiment: Experiment, byte_teacher: ByteTeacherOpener | None = None
+    ) -> Distillation:
+        """Of an experiment. UserError: no such teacher, one that is no Llama, or another width
+        where states are compared."""
+        config = experiment.training.objective
+        folder = Path(config.teacher)
+        run = read_experiment(folder)
+        if not isinstance(run.model, LlamaConfig):
+            raise UserError(f"teacher {folder} is a HAT; give the run of a subword Llama")
+        student, stack = experiment.model.backbone, run.model.stack
+        for term in config.terms:
+            if not isinstance(term, WordEmbeddings):
+                continue
+            if student.hidden_size != stack.hidden_size:
+                raise UserError(
+                    f"WordEmbeddings compares states of width {student.hidden_size} with the "
+                    f"teacher's of {stack.hidden_size}; make model.backbone.hidden_size equal"
+                )
+            if term.layers > min(student.num_layers, stack.num_layers):
+                raise UserError(
+                    f"WordEmbeddings: layers={term.layers}, but the backbone has "
+                    f"{student.num_layers} and the teacher {stack.num_layers}"
+                )
+        exact = None
+        if any(isinstance(term, ByteProbabilities) for term in config.terms):
+            if byte_teacher is None:
+                raise UserError(
+                    "ByteProbabilities needs exact byte probabilities of the teacher, which this "
+                    "command cannot give; use NextBytes"
+                )
+            exact = byte_teacher(config.teacher)
+        flat = run.data.tokenizer == "bytes"
+        tokenizer = ByteTokenizer() if flat else load_tokenizer(folder)
+        if tokenizer.vocab_size > run.model.num_ids:
+            raise UserError(
+                f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and its embedding "
+                f"{run.model.num_ids} rows; put its own tokenizer there"
+            )
+        return cls(config, run.model.build(), tokenizer, folder, exact)
+
+    def read_frozen(self, shardings: Params) -> Params:
+        return read_params(self._folder, self._teacher, shardings)
+
+    def annotate(self, batch: HostBatch) -> HostBatch:
+        batch = batch | self._view(batch)
+        if self._byte_teacher is None:
+            return batch
+        rows = [
+            self._byte_logprobs(ids, segment)
+            for ids, segment in zip(batch["bytes"], batch["segment"])
+        ]
+        return batch | {"byte_logprobs": np.stack(rows).view(np.int32)}  # batches are int32
+
+    def _byte_logprobs(self, ids: np.ndarray, segment: np.ndarray) -> np.ndarray:
+        """float32 [T, 257]: of what follows every id; zeros at padding."""
+        out = np.zeros((len(ids), NUM_OUTCOMES), np.float32)
+        for begin, end in segment_bounds(segment):
+            text = document_bytes(ids[begin:end])
+            out[begin : begin + len(text) + 1] = self._byte_teacher.logprobs(text)
+        return out
+
+    def loss(self, stage: int, frozen: Params) -> Loss:
+        terms = self._config.active(self.starts[stage])
+        if all(isinstance(term, ByteCrossEntropy) for term in terms):
+            weight = sum(term.weight for term in terms)
+            return functools.partial(_scaled, language_modelling, weight)
+        return functools.partial(self._distillation, terms, frozen)
+
+    def _distillation(
+        self, terms: tuple[AnyTerm, ...], frozen: Params, model: HatModel, params: Params, batch
+    ) -> tuple[jax.Array, Measures]:
+        depths = {term.layers for term in terms if isinstance(term, WordEmbeddings)}
+        teacher = self._run_teacher(frozen, batch, depths)
+        states, logits = run_student(model, params, batch, depths)
+        targets = model.targets(batch)
+        nats, correct = cross_entropy(logits, targets)
+        sums = sums_of(nats, correct, targets, model.words(batch))
+        # Column 256 is the end of the text: specials that are never predicted lie between.
+        logprobs = jax.nn.log_softmax(logits)[..., np.r_[:NUM_BYTES, EOT]]
+        taught = targets.mask & (losses.following(batch["token"]) < teacher.nats.shape[1])
+        ratios = {"teacher_share": (jnp.sum(taught, dtype=jnp.float32), sums.targets)}
+
+        total = jnp.zeros(())
+        for term in terms:
+            if isinstance(term, ByteCrossEntropy):
+                total += term.weight * sums.nats
+                continue
+            if isinstance(term, WordEmbeddings):
+                name = f"word_embeddings/{term.layers}"
+                student, there = states[term.layers], teacher.states[term.layers]
+                part = losses.word_distance(student, there, batch["word_token"])
+            elif isinstance(term, ChunkLikelihood):
+                name = f"chunk_likelihood/{term.spans}"
+                part = self._chunks(term, teacher, nats, logprobs, batch)
+            elif isinstance(term, NextBytes):
+                name = "next_bytes"
+                target = self._next_bytes(frozen, teacher.last, batch)
+                part = losses.byte_kl(target, logprobs, taught)
+            else:
+                name = "byte_probabilities"
+                exact = jax.lax.bitcast_convert_type(batch["byte_logprobs"], jnp.float32)
+                part = losses.byte_kl(jnp.exp(exact), logprobs, targets.mask)
+            total += term.weight * part[0]
+            ratios[name] = part
+        return total, (sums, ratios)
+
+    # --- the teacher ------------------------------------------------------------------------------
+
+    def _run_teacher(self, frozen: Params, batch: Batch, depths: Iterable[int]) -> Teacher:
+        names = ("tokens", "segment", "position")
+        rows = {name: batch[f"teacher_{name}"] for name in names}
+        module = self._teacher.module(frozen)
+        states, last = at_depths(
+            lambda x, part: module.run_backbone(x, rows, part),
+            module.embedding(rows["tokens"]),
+            depths,
+            self._teacher.config.stack.num_layers,
+        )
+        ids, mask = next_ids(rows["tokens"], rows["segment"])
+
+        def score(last, ids, mask):
+            logits = module.head(last, module.embedding.table[...])
+            logprobs = jax.nn.log_softmax(logits)
+            nats, _ = cross_entropy(logits, Targets(ids, mask, mask))
+            closers = jnp.where(self._closers, logprobs, -jnp.inf)
+            return nats, jax.nn.logsumexp(closers, axis=-1)
+
+        nats, closing = losses.in_blocks(score, self._block, last, ids, mask)
+        return Teacher(states, nats, closing, last)
+
+    @property
+    def _block(self) -> int:
+        """Positions whose logits of the teacher are held at a time."""
+        return max(16, BLOCK_LOGITS // self._teacher.config.num_ids)
+
+    def _chunks(
+        self, term: ChunkLikelihood, teacher: Teacher, nats, logprobs, batch: Batch
+    ) -> losses.Total:
+        rooms = teacher.nats.shape[1]
+        names = ("span", "closed", "token_span", "token_closed")
+        span, closed, token_span, token_closed = (batch[name] for name in names)
+        if term.spans == "tokens":
+            # A span a token, and nothing that closes it; BOS, which nobody predicts, is none.
+            inside = batch["teacher_position"] > 0
+            number = jnp.broadcast_to(jnp.arange(rooms), inside.shape)
+            token_span, token_closed = jnp.where(inside, number, rooms), 0 * token_closed
+            span = jnp.where(batch["position"] > 0, batch["token"], rooms)
+            closed = 0 * closed
+        white = logprobs[..., [*WHITE_SPACE, NUM_OUTCOMES - 1]]
+        closing = jax.nn.logsumexp(white, axis=-1)
+        student, there = losses.span_logprobs(nats, closing, span, closed, rooms)
+        taught, _ = losses.span_logprobs(
+            teacher.nats, teacher.closing, token_span, token_closed, rooms
+        )
+        return losses.chunk_likelihood(taught, student, there, term.temperature)
+
+    def _next_bytes(self, frozen: Params, last: jax.Array, batch: Batch) -> jax.Array:
+        """Probabilities [B, T, 257] of the byte after every position, as NextBytes says."""
+        module = self._teacher.module(frozen)
+        # The token of the byte that comes is predicted at the token before it.
+        before = jnp.clip(losses.following(batch["token"]) - 1, 0, last.shape[1] - 1)
+        last = jnp.take_along_axis(last, before[..., None], axis=1)
+        table = jnp.asarray(self._vocabulary.next_bytes, jnp.int32)
+
+        def score(last, depth, low, high):
+            logits = module.head(last, module.embedding.table[...])
+            logits = logits[..., self._vocabulary.order]
+            return losses.next_byte_probabilities(logits, depth, low, high, table)
+
+        places = [losses.following(batch[name]) for name in ("depth", "low", "high")]
+        return losses.in_blocks(score, self._block, last, *places)
+
+
+def _scaled(loss: Loss, weight: float, model, params, batch) -> tuple[jax.Array, Measures]:
+    total, measures = loss(model, params, batch)
+    return weight * total, measures
+
+
+def run_student(
+    model: HatModel, params: Params, batch: Batch, depths: Iterable[int]
+) -> tuple[dict[int, jax.Array], jax.Array]:
+    """States of the words [B, N, D] after so many blocks of the backbone, and the logits."""
+    module = model.module(params)
+    x, words = module.read(batch)
+    states, words = at_depths(
+        lambda x, part: module.backbone(x, batch["word_segment"], batch["word_position"], part),
+        words,
+        depths,
+        model.config.backbone.num_layers,
+    )
+    return states, module.write(batch, x, words)
+
+
+def at_depths(
+    run: Callable[[jax.Array, slice], jax.Array], x: jax.Array, depths: Iterable[int], layers: int
+) -> tuple[dict[int, jax.Array], jax.Array]:
+    """x after so many of the layers, by depth, and after all; run(x, part) runs some of them."""
+    states, done = {}, 0
+    for depth in sorted({*depths, layers}):
+        x = run(x, slice(done, depth)) if depth > done else x
+        states[depth], done = x, depth
+    return states, x

@@ -1,0 +1,96 @@
+"""The experiment from end to end, at its smallest, and the numbers that it draws from curves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from hat import cli
+from hat.inference.generation import Generation
+from hat.reproduce import llama_to_hat, teacher_text
+from hat.training import loop
+
+ROOT = Path(__file__).resolve().parents[2]
+DEVICES = jax.devices()
+
+
+@pytest.fixture(autouse=True)
+def one_device(tmp_path, monkeypatch):
+    monkeypatch.setenv("HAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(jax, "devices", lambda *a: DEVICES[:1])
+
+
+def test_it_runs_and_does_not_repeat_itself(tmp_path, monkeypatch, capsys):
+    sources = sorted((ROOT / "hat" / "text").glob("*.py"))
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(path.read_text(encoding="utf-8") for path in sources))
+    words = ["reproduce", "llama-to-hat", "--smoke", "--text", str(text), "--out",
+             str(tmp_path / "out"), "--json"]  # fmt: skip
+    assert cli.main(words) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["bits_per_byte"]) == set(llama_to_hat.ARMS)
+    assert all(0 < bits < 9 for bits in result["bits_per_byte"].values())
+    ends = {curve[-1][0] for curve in result["curves"].values()}
+    assert len(ends) == 1 and ends.pop() > 15_000  # equal bytes
+    # The training loop and the scorer score the same held-out bytes, packed otherwise.
+    for arm, curve in result["curves"].items():
+        assert curve[-1][1] == pytest.approx(result["bits_per_byte"][arm], rel=0.02)
+    assert (tmp_path / "out" / "curves.png").stat().st_size > 10_000
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == result
+    # The arms begin with what their names say: blocks of the teacher, or none.
+    inits = {arm: json.loads((tmp_path / "out" / arm / "config.json").read_text())["init"]
+             for arm in llama_to_hat.ARMS}
+    assert inits["random"] is None and inits["published"] == inits["staged"] is not None
+
+    def refuse(*args):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(loop, "train", refuse)
+    assert cli.main(words) == 0
+    assert json.loads(capsys.readouterr().out) == result
+    assert cli.main([*words, "--seed", "1"]) == 2
+    assert "other options" in capsys.readouterr().err
+
+
+def test_where_one_curve_reaches_the_end_of_another():
+    published = [(0, 8.0), (50, 4.0), (100, 2.0)]
+    assert llama_to_hat.reached([(0, 8.0), (20, 3.0), (60, 1.0)], published) == 0.4
+    assert llama_to_hat.reached([(0, 8.0), (100, 2.5)], published) is None
+    assert llama_to_hat.reached(published, published) == 1.0
+
+
+def test_only_texts_that_ended_are_kept(tmp_path, monkeypatch):
+    from hat.data.sources import Skipped, Source
+    from hat.inference import generation
+
+    seeds = []
+
+    def generate(run, prompts, *, samples, seed, **options):
+        seeds.append(seed)
+        return [Generation(b"", bytes([i]) * 10 + b"\xff", 0.0, i % 2 == 0)
+                for i in range(97, 97 + min(samples, 20))]
+
+    monkeypatch.setattr(generation, "generate", generate)
+    path = tmp_path / "sampled.arrayrecord"
+    teacher_text.write_text(None, path, 150, 3, lambda text: None)
+    documents = [document.data for document in Source(str(path)).documents(Skipped())]
+    assert sum(map(len, documents)) == 154 and seeds == [3000, 3001]
+    assert all(data.endswith(b"\xff") and data[0] % 2 == 0 for data in documents)
+    held = teacher_text.heldout_documents(str(path), 0.2)
+    assert held == documents[-3:]
+
+
+def test_a_teacher_that_never_ends_is_refused(tmp_path, monkeypatch):
+    from hat.errors import UserError
+    from hat.inference import generation
+
+    endless = [Generation(b"", b"a" * 10, 0.0, False)] * 20
+    monkeypatch.setattr(generation, "generate", lambda *a, **b: endless)
+    with pytest.raises(UserError, match="ended only 0 of 20 texts"):
+        teacher_text.write_text(None, tmp_path / "x.arrayrecord", 100, 0, lambda text: None)
+    assert not (tmp_path / "x.arrayrecord").exists()
+    assert not np.any([path.suffix == ".arrayrecord" for path in tmp_path.iterdir()])
