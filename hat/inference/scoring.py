@@ -30,6 +30,7 @@ from hat.text.rows import (
     empty_row,
     expand_tokens,
     expand_words,
+    join,
     word_units,
 )
 from hat.text.splitters import BYTE_CAUSAL, Splitter
@@ -171,13 +172,8 @@ def _pack_in_order(pieces: list[Row], rows: _Rows) -> Iterator[list[Row]]:
 
 def _batches(packed: Iterator[list[Row]], batch_size: int, rows: _Rows) -> Iterator[list[Row]]:
     """The pieces of each row joined; batch_size rows at a time, the last ones empty."""
-    while batch := [_join(pieces) for pieces in itertools.islice(packed, batch_size)]:
+    while batch := [join(pieces) for pieces in itertools.islice(packed, batch_size)]:
         yield batch + [rows.empty] * (batch_size - len(batch))
-
-
-def _join(pieces: list[Row]) -> Row:
-    fields = zip(*((piece.ids, piece.lengths, piece.starts, piece.lags) for piece in pieces))
-    return Row(*(None if field[0] is None else np.concatenate(field) for field in fields))
 
 
 def _piece_nats(model, params, batch: list[Row], rows: _Rows) -> Iterator[np.ndarray]:

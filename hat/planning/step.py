@@ -33,10 +33,11 @@ from hat.training.step import TrainState
 def batch_shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
     """The shapes of the arrays of a global batch, [B, T] and [B, N]."""
     data, rows = experiment.data, experiment.training.batch_size
+    answers = () if data.format == "text" else ("answer",)
     if not isinstance(experiment.model, HatConfig):
-        names = ("tokens", "segment", "position", "token_bytes")
+        names = ("tokens", "segment", "position", "token_bytes", *answers)
         return dict.fromkeys(names, (rows, data.row_length))
-    per_byte = ("bytes", "segment", "position", "word", "guide")
+    per_byte = ("bytes", "segment", "position", "word", "guide", *answers)
     return dict.fromkeys(per_byte, (rows, data.row_length)) | dict.fromkeys(
         ("word_segment", "word_position"), (rows, data.row_words)
     )
