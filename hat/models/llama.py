@@ -119,8 +119,8 @@ class LlamaModel(LanguageModel):
         return self.module(params)(batch)
 
     def targets(self, batch: Batch) -> Targets:
-        ids, mask = next_ids(batch["tokens"], batch)
-        spelled, _ = next_ids(batch["token_bytes"], batch)
+        ids, mask = next_ids(batch["tokens"], batch["segment"], batch.get("answer"))
+        spelled, _ = next_ids(batch["token_bytes"], batch["segment"])
         return Targets(ids, mask, spelled)
 
     def words(self, batch: Batch) -> jax.Array:

@@ -160,17 +160,18 @@ def cross_entropy(logits: jax.Array, targets: Targets) -> tuple[jax.Array, jax.A
     return jnp.where(targets.mask, nats, 0.0), correct
 
 
-def next_ids(ids: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+def next_ids(
+    ids: jax.Array, segment: jax.Array, answer: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """The id after every position, int [B, T], and whether it is to be predicted: it belongs to
-    the same document and, in rows of conversations, to an answer."""
+    the same document and, where `answer` says which ids are part of one, to an answer."""
 
     def shift(x):
         return jnp.pad(x[:, 1:], [(0, 0), (0, 1)])
 
-    segment = batch["segment"]
     mask = (shift(segment) == segment) & (segment > 0)
-    if "answer" in batch:
-        mask &= shift(batch["answer"]) > 0
+    if answer is not None:
+        mask &= shift(answer) > 0
     return shift(ids), mask
 
 

@@ -19,7 +19,9 @@ from hat.models.model import LanguageModel
 from hat.planning.flops import Counted, count
 from hat.planning.topology import Topology
 from hat.training.config import MeshConfig
+from hat.training.distill_config import DistillConfig
 from hat.training.experiment import Experiment
+from hat.training.objectives import make_objective
 from hat.training.program import Program
 from hat.training.sharding import (
     AnyMesh,
@@ -49,12 +51,13 @@ def trace_step(experiment: Experiment, mesh: AnyMesh) -> jax.stages.Traced:
 
 
 def _program(experiment: Experiment, mesh: AnyMesh) -> Program:
-    if experiment.training.objective is not None:
+    if isinstance(experiment.training.objective, DistillConfig):
         raise UserError(
-            "training.objective: hat plan knows next-byte training alone; plan with "
+            "training.objective: hat plan knows no distillation; plan with "
             "training.objective=none, and leave room for the teacher"
         )
-    return Program(experiment, [batch_shapes(experiment)], mesh)
+    objective = make_objective(experiment)
+    return Program(experiment, [batch_shapes(experiment)], mesh, objective)
 
 
 @dataclasses.dataclass(frozen=True)
