@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> dict:
     indices = iter(range(1, 10**9))
     seconds["loader"] = timed(lambda: program.place(loader.batch(next(indices))))
 
-    sums = program.evaluate(state.params, [host_batch])
+    sums, _ = program.evaluate(state.params, [host_batch])
 
     def step():
         nonlocal state

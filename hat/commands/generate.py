@@ -1,13 +1,19 @@
-"""Continues prompts with a trained model.
+"""Continues prompts with a trained model, or answers them.
 
 Each continuation ends after --bytes bytes or at the end of text that the model predicts. Bytes
 that are no UTF-8 appear as U+FFFD; --json gives the exact bytes too, in hexadecimal.
+
+With --chat every prompt is a message, and what follows is the answer of a model that was trained on
+conversations. Without a prompt it is a conversation: a line of standard input is a message, and
+the end of input ends it.
 """
 
 from __future__ import annotations
 
 import argparse
+import codecs
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from hat.commands.arguments import positive_int
@@ -19,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", metavar="TEXT", action="append", default=[],
                         help="text to continue; may be given several times, and may be empty")
     parser.add_argument("--prompts", metavar="FILE", type=Path, help="a file with a prompt a line")
+    parser.add_argument("--chat", action="store_true",
+                        help="answer the prompts; without one, talk over standard input")
+    parser.add_argument("--system", metavar="TEXT", help="with --chat: what the model is told first")
     parser.add_argument("--bytes", metavar="N", type=positive_int, default=200,
                         help="the longest continuation (default: 200)")
     parser.add_argument("-n", metavar="N", type=positive_int, default=1,
@@ -37,13 +46,20 @@ def run(arguments: argparse.Namespace) -> dict:
         raise UserError(f"--temperature {arguments.temperature} is negative; give 0 or more")
     if arguments.top_p is not None and not 0 < arguments.top_p <= 1:
         raise UserError(f"--top-p {arguments.top_p} is no share; give a number above 0, at most 1")
+    if arguments.system is not None and not arguments.chat:
+        raise UserError("--system is of --chat: add that, or leave it out")
+    if arguments.chat and not arguments.prompt and arguments.prompts is None:
+        return talk(arguments, sys.stdin.buffer)
     prompts = read_prompts(arguments)
     from hat.inference.generation import generate
     from hat.inference.run import load_run
+    from hat.text.chat import Message
 
+    before = [] if arguments.system is None else [Message("system", _bytes(arguments.system))]
+    chats = [[*before, Message("user", prompt)] for prompt in prompts]
     results = generate(
         load_run(arguments.run),
-        prompts,
+        chats if arguments.chat else prompts,
         num_bytes=arguments.bytes,
         samples=arguments.n,
         temperature=arguments.temperature,
@@ -51,30 +67,67 @@ def run(arguments: argparse.Namespace) -> dict:
         top_p=arguments.top_p,
         seed=arguments.seed,
     )
-    for result in results:
-        print(_readable(result.prompt + result.text))
+    asked = [prompt for prompt in prompts for _ in range(arguments.n)]
+    for prompt, result in zip(asked, results):
+        print(_readable((b"> " + prompt + b"\n" if arguments.chat else prompt) + result.text))
         print("-" * 80)
     return {
         "run": str(arguments.run),
         "samples": [
             {
-                "prompt": _readable(result.prompt),
+                "prompt": _readable(prompt),
                 "text": _readable(result.text),
-                "prompt_hex": result.prompt.hex(),
+                "prompt_hex": prompt.hex(),
                 "text_hex": result.text.hex(),
                 "nats": -result.logprob,
                 "ended": result.stopped,
             }
-            for result in results
+            for prompt, result in zip(asked, results)
+        ],
+    }
+
+
+def talk(arguments: argparse.Namespace, lines: Iterable[bytes]) -> dict:
+    """Answers line after line, each as its bytes come; returns what was said."""
+    if arguments.n != 1:
+        raise UserError(f"-n {arguments.n}: a conversation has one answer a turn; give --prompt")
+    from hat.inference.chat import Conversation
+    from hat.inference.generation import open_session
+    from hat.inference.run import load_run
+    from hat.inference.sampling import Sampling
+
+    loaded = load_run(arguments.run)
+    session = open_session(loaded.model, loaded.params, loaded.rule, 1)
+    system = None if arguments.system is None else _bytes(arguments.system)
+    conversation = Conversation(session, system)
+    sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
+    sys.stderr.write("> ")
+    sys.stderr.flush()
+    for line in lines:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+        def show(_: int, piece: bytes, decoder=decoder) -> None:
+            print(decoder.decode(piece), end="", flush=True)
+
+        conversation.answer(
+            line.rstrip(b"\r\n"), num_bytes=arguments.bytes, sampling=sampling, on_byte=show
+        )
+        print(decoder.decode(b"", final=True), flush=True)
+        sys.stderr.write("> ")
+        sys.stderr.flush()
+    sys.stderr.write("\n")
+    return {
+        "run": str(arguments.run),
+        "messages": [
+            {"role": role, "content": _readable(content), "content_hex": content.hex()}
+            for role, content in conversation.messages
         ],
     }
 
 
 def read_prompts(arguments: argparse.Namespace) -> list[bytes]:
     """The prompts of --prompt, then those of --prompts: every line without its newline."""
-    # What the shell passed that is no UTF-8 arrives as surrogate escapes; bytes are what we model.
-    prompts = [prompt.encode(sys.getfilesystemencoding(), "surrogateescape")
-               for prompt in arguments.prompt]
+    prompts = [_bytes(prompt) for prompt in arguments.prompt]
     if arguments.prompts is not None:
         try:
             prompts += arguments.prompts.read_bytes().splitlines()
@@ -83,6 +136,11 @@ def read_prompts(arguments: argparse.Namespace) -> list[bytes]:
     if not prompts:
         raise UserError("no prompt; give --prompt TEXT (--prompt '' starts from nothing)")
     return prompts
+
+
+def _bytes(argument: str) -> bytes:
+    # What the shell passed that is no UTF-8 arrives as surrogate escapes; bytes are what we model.
+    return argument.encode(sys.getfilesystemencoding(), "surrogateescape")
 
 
 def _readable(data: bytes) -> str:

@@ -18,6 +18,7 @@ ARGUMENTS = {
     "data.row_words": "--row-words",
     "data.heldout_fraction": "--heldout",
     "data.validation_fraction": "--validation",
+    "data.format": "--format",
     "data.text_field": "--text-field",
     "data.strict": "--strict",
     "data.buckets": "--buckets",
@@ -25,7 +26,7 @@ ARGUMENTS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from hat.data.config import DataConfig
+    from hat.data.config import FORMATS, DataConfig
 
     default = {field.name: field.default for field in dataclasses.fields(DataConfig)}
     parser.add_argument(
@@ -57,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--validation", type=float, default=default["validation_fraction"], metavar="F",
         help="share of the bytes before them that validate",
+    )  # fmt: skip
+    parser.add_argument(
+        "--format", choices=FORMATS, default=default["format"],
+        help='"chat": JSONL conversations, of which the answers alone are learned; "preference": '
+        "JSONL pairs of answers",
     )  # fmt: skip
     parser.add_argument(
         "--text-field", default=default["text_field"], metavar="NAME",
@@ -105,6 +111,7 @@ def run(arguments: argparse.Namespace) -> dict:
             row_words=arguments.row_words,
             heldout_fraction=arguments.heldout,
             validation_fraction=arguments.validation,
+            format=arguments.format,
             text_field=arguments.text_field,
             strict=arguments.strict,
             buckets=tuple(BucketConfig(length=length) for length in arguments.buckets),

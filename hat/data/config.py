@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from typing import Literal
 
 from hat.errors import UserError
 from hat.text.ids import SMALLEST_ROW
+
+
+FORMATS = ("text", "chat", "preference")  # of a source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,8 @@ class BucketConfig(Share):
 class DataConfig:
     """Documents, how they are cut into rows, and what is kept back. UserError where invalid.
 
+    format: "text"; "chat", conversations, of which the answers alone are learned; "preference",
+      pairs of answers to one prompt, which stay together in a row (hat.data.conversations).
     mixture: several corpora, cut alike, in the place of `source`.
     buckets: training documents are cut into pieces of these lengths, rising, the last one
       `row_length` (hat.text.buckets); a bucket has its part of `row_words`. Empty: rows of one
@@ -82,6 +88,7 @@ class DataConfig:
     row_words: int = 240  # N, words in a row, BOS and EOT included; unused with a tokenizer
     heldout_fraction: float = 0.05  # the last of the bytes, "heldout"
     validation_fraction: float = 0.0  # the bytes before them, "validation"; the rest is "train"
+    format: Literal["text", "chat", "preference"] = "text"
     text_field: str = "text"  # of a JSONL object, or column of a Parquet file
     strict: bool = False  # stop at the first line that is not a document, instead of skipping it
     mixture: tuple[SourceConfig, ...] = ()
@@ -101,6 +108,10 @@ class DataConfig:
                 raise UserError(f"data.{name} is {getattr(self, name)}: give 0 <= fraction < 1")
         if self.heldout_fraction + self.validation_fraction >= 1:
             raise UserError("data.heldout_fraction and data.validation_fraction leave no training")
+        if self.format not in FORMATS:
+            raise UserError(f"data.format is {self.format!r}: give {', '.join(FORMATS)}")
+        if self.format == "preference" and self.buckets:
+            raise UserError("data.buckets cut documents, and a preference pair stays whole: drop them")
         if not self.text_field:
             raise UserError("data.text_field is empty: name the field that holds the text")
         if self.tokenizer is not None and self.tokenizer.startswith("bpe"):

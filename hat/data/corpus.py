@@ -55,7 +55,7 @@ class CorpusInfo:
     """The content of corpus.json. splitter: the name of the rule, and tokenizer None; or
     tokenizer: the name of the vocabulary, and splitter and row_words None. bucket_lengths: where
     documents were cut into pieces of these lengths, of which the corpus holds those of row_length
-    (hat.text.buckets)."""
+    (hat.text.buckets). format: as in DataConfig."""
 
     version: int
     fingerprint: str
@@ -70,6 +70,7 @@ class CorpusInfo:
     skipped: dict[str, int]
     splits: dict[str, SplitInfo]
     bucket_lengths: tuple[int, ...] = ()
+    format: str = "text"
     sharding: Sharding | None = None  # None: rows in source order
 
     def to_json(self) -> str:
@@ -154,7 +155,8 @@ class Corpus:
 
     def padding(self) -> dict[str, np.ndarray]:
         """A row of padding alone: int32 arrays [T] and [N]."""
-        return self._expand(empty_row(has_words=self.info.splitter is not None))
+        has_words, has_answers = self.info.splitter is not None, self.info.format != "text"
+        return self._expand(empty_row(has_words, has_answers))
 
     def _split(self, name: str) -> SplitInfo:
         if name not in self.info.splits:

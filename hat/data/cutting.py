@@ -1,15 +1,17 @@
-"""How documents become units to pack: by a splitter or by a tokenizer, long ones in parts."""
+"""How documents become units to pack: by a splitter or by a tokenizer, long texts in parts."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hat.data.config import DataConfig
+from hat.errors import UserError
 from hat.text import ids as byte_ids
+from hat.text.chat import ASSISTANT, Message, header, join_turns
 from hat.text.rows import Specials, Units, word_units
 from hat.text.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 
@@ -35,6 +37,21 @@ class Cutter:
         view = np.frombuffer(data, np.uint8)
         return word_units(view, self.splitter.split(view), ends=ends, name=name)
 
+    def cut_conversation(self, messages: Sequence[Message], name: str) -> Units:
+        """The units of the conversation `name`, whose last message is an answer."""
+        turns = [self._turn(message, name) for message in messages]
+        return join_turns(turns, self.specials.eot, name)
+
+    def _turn(self, message: Message, name: str) -> Units:
+        opening = header(message.role)
+        if self.splitter is None:
+            first, rest = self.tokenizer.encode(opening), self.tokenizer.encode(message.content)
+            units, before = Units(np.concatenate([first, rest])), len(first)
+        else:
+            units, before = self.cut(opening + message.content, True, name), len(opening)
+        answers = (np.arange(len(units.ids)) >= before) & (message.role == ASSISTANT)
+        return dataclasses.replace(units, answers=answers)
+
     def count_bytes(self, ids: np.ndarray) -> int:
         """How many bytes the ids int32[n] spell, specials none."""
         if self.splitter is not None:
@@ -54,7 +71,8 @@ class Cutter:
 
 
 def make_cutter(config: DataConfig) -> Cutter:
-    """UserError where the splitter is not known or the tokenizer cannot be read."""
+    """UserError where the splitter is not known, or the tokenizer cannot be read or cannot end a
+    turn."""
     if config.tokenizer is None:
         from hat.text.splitters import make_splitter
 
@@ -63,6 +81,11 @@ def make_cutter(config: DataConfig) -> Cutter:
     if config.tokenizer.startswith("bpe:"):
         return Cutter(config.tokenizer, train_size=int(config.tokenizer.removeprefix("bpe:")))
     tokenizer = ByteTokenizer() if config.tokenizer == "bytes" else load_tokenizer(config.tokenizer)
+    if config.format != "text" and tokenizer.bos == tokenizer.eot:
+        raise UserError(
+            f"data.tokenizer {config.tokenizer} opens and ends texts with one id, so the end of a "
+            "turn would open a text: add a BOS token to it, or use another"
+        )
     return Cutter(tokenizer.name, tokenizer=tokenizer)
 
 

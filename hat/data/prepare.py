@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hat.data.config import DataConfig
+from hat.data.conversations import conversation_texts
 from hat.data.corpus import FORMAT_VERSION, INFO_FILE, Corpus, CorpusInfo, Sharding, SplitInfo
 from hat.data.cutting import Cutter, make_cutter, parts
 from hat.data.local_runner import LocalRunner
 from hat.data.records import ShardWriter, sync, write_file
 from hat.data.sharded import SHARD_BYTES, Runner, any_finished, write_shards
 from hat.data.sources import Skipped, Source, no_text
-from hat.data.split_packer import SplitPacker
+from hat.data.split_packer import SplitPacker, count_too_long
 from hat.data.splits import SPLITS, SplitPlan, plan_splits
 from hat.errors import UserError
 from hat.text.tokenizers import train_bpe
@@ -52,7 +53,7 @@ def prepare(
     a folder that holds something else. `warn` hears of the first lines that are skipped.
     """
     cutter = make_cutter(config)
-    source = Source(config.source, config.text_field)
+    source = Source(config.source, config.text_field, config.format)
     if sharding is not None and sharding.shards is None:
         size = sum(file.size for file in source.files)
         sharding = dataclasses.replace(sharding, shards=1 + size // SHARD_BYTES)
@@ -76,7 +77,7 @@ def prepare_cached(
         corpus = Corpus.open(Path(config.source).expanduser())
         _require_same(corpus, config, cutter)
         return corpus
-    source = Source(config.source, config.text_field)
+    source = Source(config.source, config.text_field, config.format)
     make = _Preparation(config, source, cutter, progress, warn)
     root = Path(cache_dir or os.environ.get("HAT_CACHE") or Path.home() / ".cache" / "hat")
     return make.into(root.expanduser() / "corpora" / make.fingerprint)
@@ -93,6 +94,7 @@ def _shape(config: DataConfig, cutter: Cutter) -> dict[str, object]:
         "heldout_fraction": config.heldout_fraction,
         "validation_fraction": config.validation_fraction,
         "bucket_lengths": tuple(bucket.length for bucket in config.buckets),
+        "format": config.format,
     }
 
 
@@ -124,6 +126,8 @@ class _Preparation:
         shape = _shape(self.config, self.cutter)
         if not self.config.buckets:
             del shape["bucket_lengths"]  # so that corpora older than buckets keep their names
+        if self.config.format == "text":
+            del shape["format"]  # likewise
         content = {
             "version": FORMAT_VERSION,
             "shape": shape,
@@ -219,7 +223,9 @@ class _Preparation:
         config = self.config
         if not total:
             raise no_text(config.source, skipped)
-        plan = plan_splits(sizes, config.heldout_fraction, config.validation_fraction)
+        plan = plan_splits(
+            sizes, config.heldout_fraction, config.validation_fraction, config.format != "text"
+        )
         cutter = self._trained(plan)
         corpus = folder / "corpus"
         corpus.mkdir()
@@ -240,6 +246,7 @@ class _Preparation:
             packers[split].finish()
             names = writers[split].finish()
             splits[split] = packers[split].counts.info(config, names, writers[split].shard_rows)
+        count_too_long((packer.counts for packer in packers.values()), skipped)
         return cutter, splits
 
     def _trained(self, plan: SplitPlan) -> Cutter:
@@ -248,15 +255,16 @@ class _Preparation:
         if size is None:
             return self.cutter
         self.progress("training the tokenizer", 0, 0)
-        texts = _training_texts(self.source, plan)
+        texts = _training_texts(self.source, plan, self.config.format)
         return dataclasses.replace(self.cutter, tokenizer=train_bpe(texts, size))
 
 
-def _training_texts(source: Source, plan: SplitPlan) -> Iterator[bytes]:
+def _training_texts(source: Source, plan: SplitPlan, format: str) -> Iterator[bytes]:
     for index, document in enumerate(source.documents(Skipped())):
         for split, data in plan.divide(index, document.data):
             if split == "train":
-                yield from (part for part, _ in parts(data))
+                texts = [data] if format == "text" else conversation_texts(data, format)
+                yield from (part for text in texts for part, _ in parts(text))
 
 
 @contextlib.contextmanager

@@ -6,8 +6,9 @@ import dataclasses
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from hat.data.records import is_row
 from hat.errors import UserError
@@ -42,16 +43,30 @@ def chunks(path: Path) -> Iterator[bytes]:
                 yield chunk
 
 
-def jsonl_texts(stream: Iterable[bytes], field: str) -> Iterator[bytes | BadLine]:
-    """One item for each line: the UTF-8 of its field, or what is wrong. Lines count from 1.
+class Unusable(Exception):
+    """What a record holds is no document. kind: what is counted; reason: what is told."""
 
-    A blank line is an empty document.
+    def __init__(self, kind: str, reason: str):
+        self.kind, self.reason = kind, reason
+
+
+def jsonl_documents(
+    stream: Iterable[bytes], document: Callable[[dict[str, Any]], bytes]
+) -> Iterator[bytes | BadLine]:
+    """One item for each line: the document of its object, or what is wrong. Lines count from 1.
+
+    document: raises Unusable for an object that holds none. A blank line is an empty document.
     """
     for number, line in enumerate(_lines(stream), start=1):
         try:
-            yield _text_of(line, field) if line.strip() else b""
-        except _Unusable as error:
+            yield document(_object(line)) if line.strip() else b""
+        except Unusable as error:
             yield BadLine(number, error.kind, error.reason)
+
+
+def jsonl_texts(stream: Iterable[bytes], field: str) -> Iterator[bytes | BadLine]:
+    """One item for each line: the UTF-8 of its field, or what is wrong (`jsonl_documents`)."""
+    return jsonl_documents(stream, lambda line: _text_of(line, field))
 
 
 def parquet_texts(path: Path, field: str) -> Iterator[bytes | BadLine]:
@@ -151,26 +166,25 @@ def _lines(stream: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(pending)
 
 
-class _Unusable(Exception):
-    def __init__(self, kind: str, reason: str):
-        self.kind, self.reason = kind, reason
-
-
-def _text_of(line: bytes, field: str) -> bytes:
+def _object(line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise _Unusable("lines that are not JSON", f"not JSON: {error}") from None
+        raise Unusable("lines that are not JSON", f"not JSON: {error}") from None
     if not isinstance(value, dict):
         found = type(value).__name__
-        raise _Unusable("lines that are not an object", f"not a JSON object but a {found}")
+        raise Unusable("lines that are not an object", f"not a JSON object but a {found}")
+    return value
+
+
+def _text_of(value: dict[str, Any], field: str) -> bytes:
     if field not in value:
         known = ", ".join(value)[:80] or "none at all"
-        raise _Unusable(f"lines without {field!r}", f"no field {field!r}, only {known}")
+        raise Unusable(f"lines without {field!r}", f"no field {field!r}, only {known}")
     if not isinstance(value[field], str):
-        raise _Unusable(f"lines whose {field!r} is not text", f"field {field!r} is not a string")
+        raise Unusable(f"lines whose {field!r} is not text", f"field {field!r} is not a string")
     try:
         return value[field].encode()
     except UnicodeEncodeError:
         kind = f"lines whose {field!r} is not Unicode"
-        raise _Unusable(kind, f"field {field!r} holds half a surrogate pair") from None
+        raise Unusable(kind, f"field {field!r} holds half a surrogate pair") from None

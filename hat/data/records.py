@@ -3,7 +3,8 @@
 A record is little-endian: "HROW", format version, number of arrays, CRC-32 (started from that
 number) of what follows; for each array the bytes of an item (1, 2 or 4) and the number of items;
 then the arrays. They are the ids, the lengths of the segments and, where a row has words, a mark
-for each id: 2 * lag + start.
+for each id: 2 * lag + start. A row of conversations has four, the marks empty where it has no
+words, and whether each id is part of an answer.
 ArrayRecord compresses every record by itself, so that any row can be read alone.
 """
 
@@ -35,6 +36,9 @@ def encode_row(row: Row) -> bytes:
     arrays = [row.ids, row.lengths]
     if row.starts is not None:
         arrays.append(row.lags * 2 + row.starts)
+    if row.answers is not None:
+        arrays += [np.zeros(0, np.int32)] if row.starts is None else []
+        arrays.append(row.answers.astype(np.uint8))
     packed = [array.astype(_item_type(array)) for array in arrays]
     body = b"".join(
         [_ARRAY.pack(array.itemsize, array.size) for array in packed]
@@ -57,10 +61,10 @@ def decode_row(record: bytes) -> Row:
     for size, items in _ARRAY.iter_unpack(record[_HEADER.size : offset]):
         arrays.append(np.frombuffer(record, f"<u{size}", items, offset).astype(np.int32))
         offset += size * items
-    if count == 2:
-        return Row(*arrays)
-    ids, lengths, marks = arrays
-    return Row(ids, lengths, marks % 2 == 1, marks // 2)
+    ids, lengths, marks, answers = arrays + [None] * (4 - count)
+    has_words = marks is not None and len(marks) == len(ids)
+    words = (marks % 2 == 1, marks // 2) if has_words else (None, None)
+    return Row(ids, lengths, *words, None if answers is None else answers == 1)
 
 
 def is_row(record: bytes) -> bool:

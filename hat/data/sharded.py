@@ -34,7 +34,7 @@ from hat.data.corpus import Sharding, SplitInfo
 from hat.data.cutting import Cutter, make_cutter
 from hat.data.records import RowFile, shard_name, sync, write_file
 from hat.data.sources import Skipped, Source, SourceFile, no_text, read_documents
-from hat.data.split_packer import Counts, SplitPacker
+from hat.data.split_packer import Counts, SplitPacker, count_too_long
 from hat.data.splits import SPLITS, Border, SplitPlan, plan_splits
 from hat.errors import UserError
 from hat.text.tokenizers import load_tokenizer
@@ -156,7 +156,8 @@ def scan(job: Job, number: int) -> None:
     """Finds out the sizes in bytes of the documents of an input, and what is skipped in it."""
     told: list[str] = []
     skipped = Skipped(told.append, job.config.strict)
-    documents = read_documents(job.inputs[number], job.config.text_field, skipped)
+    config = job.config
+    documents = read_documents(job.inputs[number], config.text_field, skipped, config.format)
     sizes = [len(document.data) for document in documents]
     _write(job.scanned(number), {"sizes": sizes, "skipped": skipped.counts, "told": told})
 
@@ -166,7 +167,8 @@ def route(job: Job, number: int) -> Iterator[tuple[int, bytes]]:
     plan = _read(job.planned)
     splits = _split_plan(plan)
     finished = {shard for shard in range(job.sharding.shards) if job.packed(shard).exists()}
-    documents = read_documents(job.inputs[number], job.config.text_field, Skipped())
+    field, format = job.config.text_field, job.config.format
+    documents = read_documents(job.inputs[number], field, Skipped(), format)
     for place, document in enumerate(documents, start=plan["first"][number]):
         digest = hashlib.sha256(document.data).digest()
         shard = int.from_bytes(digest[:8], "little") % job.sharding.shards
@@ -238,7 +240,9 @@ def _plan(job: Job, source: Source) -> None:
     if not len(documents):
         raise no_text(job.config.source, skipped)
     config = job.config
-    borders = plan_splits(documents, config.heldout_fraction, config.validation_fraction).borders
+    borders = plan_splits(
+        documents, config.heldout_fraction, config.validation_fraction, config.format != "text"
+    ).borders
     plan = {
         "borders": [(int(border.document), int(border.byte)) for border in borders],
         "first": [0, *np.cumsum([len(found) for found in sizes]).tolist()],
@@ -286,6 +290,7 @@ def _merge(job: Job, plan: Mapping, skipped: Skipped) -> dict[str, SplitInfo]:
         names = [shard_name(split, shard, job.sharding.shards) for shard in filled]
         rows = [counts[shard].rows for shard in filled]
         splits[split] = sum(counts, Counts()).info(job.config, names, rows)
+        count_too_long(counts, skipped)
     if sum(result["bytes"] for result in packed) != plan["bytes"]:
         shutil.rmtree(job.work)  # nothing to go on from
         raise UserError(f"{job.config.source}: changed while it was read: prepare it again")

@@ -1,8 +1,8 @@
 """Where documents come from: the standard library, a file or a folder.
 
 A text file is one document; JSONL, Parquet and ArrayRecord files hold one per line, row or record.
-A folder is read recursively in the order of its relative paths, and what is not text in it is
-skipped and counted.
+Conversations and preference pairs are lines of JSONL (hat.data.conversations). A folder is read
+recursively in the order of its relative paths, and what is not text in it is skipped and counted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from hat.data import readers
+from hat.data.conversations import DOCUMENTS
 from hat.data.readers import BadLine, DamagedFile
 from hat.errors import UserError
 
@@ -89,10 +90,15 @@ class Skipped:
 class Source:
     """The files of a source, and the documents in them, in a fixed order."""
 
-    def __init__(self, location: str, text_field: str = "text"):
-        """UserError where there is nothing to read."""
-        self._text_field = text_field
+    def __init__(self, location: str, text_field: str = "text", format: str = "text"):
+        """text_field, format: as in DataConfig. UserError where there is nothing to read."""
+        self._text_field, self._format = text_field, format
         self.skipped: collections.Counter[str] = collections.Counter()  # files, by reason
+        if location == "stdlib" and format != "text":
+            raise UserError(
+                f"data.format is {format!r}, and data.source is the standard library, which holds "
+                "none: set data.source to a .jsonl file"
+            )
         if location == "stdlib":
             root = Path(sysconfig.get_paths()["stdlib"])
             paths = _library_files(root)
@@ -109,14 +115,14 @@ class Source:
     def documents(self, skipped: Skipped) -> Iterator[Document]:
         """All documents, as `read_documents`; what is left out is counted in `skipped`."""
         skipped.merge(self.skipped, ())
-        yield from read_documents(self.files, self._text_field, skipped)
+        yield from read_documents(self.files, self._text_field, skipped, self._format)
 
     def _user_files(self, root: Path) -> list[Path]:
         if not root.exists():
             raise UserError(f'{root}: no such file or folder: set data.source to text or "stdlib"')
         if root.is_file():
-            if why := _not_text(root):
-                raise UserError(f"{root}: not text: {why}")
+            if why := _not_text(root, self._format):
+                raise UserError(f"{root}: not {self._format}: {why}")
             if not root.stat().st_size:
                 raise UserError(f"{root}: the file is empty")
             return [root]
@@ -129,7 +135,7 @@ class Source:
                     self.skipped["hidden files"] += 1
                 elif not path.is_file():
                     self.skipped["special files"] += 1
-                elif why := _not_text(path):
+                elif why := _not_text(path, self._format):
                     self.skipped[f"files with {why}"] += 1
                 else:
                     found.append(path)
@@ -137,12 +143,12 @@ class Source:
 
 
 def read_documents(
-    files: Iterable[SourceFile], text_field: str, skipped: Skipped
+    files: Iterable[SourceFile], text_field: str, skipped: Skipped, format: str = "text"
 ) -> Iterator[Document]:
     """The documents of these files that are not empty. UserError for a file that breaks off or is
     not what its suffix says; what is left out is counted in `skipped`."""
     for file in files:
-        for item in _read(file, text_field):
+        for item in _read(file, text_field, format):
             if isinstance(item, BadLine):
                 skipped.line(file.name, item)
             elif item.data:
@@ -151,13 +157,15 @@ def read_documents(
                 skipped.file("empty documents")
 
 
-def _read(file: SourceFile, text_field: str) -> Iterator[Document | BadLine]:
+def _read(file: SourceFile, text_field: str, format: str) -> Iterator[Document | BadLine]:
     kind = _kind(file.path)
     try:
-        if kind == "text":
+        if format != "text":
+            items = readers.jsonl_documents(readers.chunks(file.path), DOCUMENTS[format])
+        elif kind == "text":
             yield Document(b"".join(readers.chunks(file.path)), file.name)
             return
-        if kind == "parquet":
+        elif kind == "parquet":
             items = readers.parquet_texts(file.path, text_field)
         elif kind == "arrayrecord":
             items = readers.array_record_texts(file.path)
@@ -196,8 +204,11 @@ def _plain(path: Path) -> Path:
     return path.with_suffix("") if path.suffix.lower() in readers.COMPRESSED else path
 
 
-def _not_text(path: Path) -> str:
-    """Why a file is not text, or nothing. What cannot be read is left for the reader to report."""
+def _not_text(path: Path, format: str) -> str:
+    """Why a file has nothing of this format, or nothing. What cannot be read is left for the
+    reader to report."""
+    if format != "text":
+        return "" if _kind(path) == "jsonl" else "another suffix than .jsonl"
     if _plain(path).suffix.lower() in BINARY_SUFFIXES:
         return "a binary suffix"
     if _kind(path) == "text":

@@ -5,7 +5,8 @@ before it "validation", the rest "train". Each border is moved to the nearest do
 Where that would leave one of them without a document (a source of one document, or of a few
 very unequal ones) the borders cut through documents: at the first line that starts at or after
 the exact byte, else between two characters. The rule knows nothing of splitters and tokenizers,
-so that models with different ones are compared on the same held-out bytes.
+so that models with different ones are compared on the same held-out bytes. Conversations and pairs
+are never divided: each split that is asked for gets at least one as long as there are enough.
 """
 
 from __future__ import annotations
@@ -45,15 +46,22 @@ class SplitPlan:
                 start = stop
 
 
-def plan_splits(sizes: Sequence[int], heldout: float, validation: float) -> SplitPlan:
-    """sizes: bytes of every document, in source order. The fractions are of all bytes."""
+def plan_splits(
+    sizes: Sequence[int], heldout: float, validation: float, whole: bool = False
+) -> SplitPlan:
+    """sizes: bytes of every document, in source order. The fractions are of all bytes. whole: no
+    document may be divided; then training text comes first, and a split may be empty."""
     ends = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     last = len(sizes)
     wanted = [ends[-1] * (1 - heldout - validation), ends[-1] * (1 - heldout)]
     nearest = [int(np.abs(ends - position).argmin()) for position in wanted]
     shares = (1 - heldout - validation, validation, heldout)
     found = np.diff([0, *nearest, last])
-    if all(documents > 0 for share, documents in zip(shares, found, strict=True) if share):
+    if whole:
+        late = min(nearest[1], last - (heldout > 0))
+        early = max(1, min(nearest[0], late - (validation > 0)))
+        borders = [Border(early, 0), Border(max(early, late), 0)]
+    elif all(documents > 0 for share, documents in zip(shares, found, strict=True) if share):
         borders = [Border(document, 0) for document in nearest]
     else:
         borders = [_inside(ends, int(position)) for position in wanted]

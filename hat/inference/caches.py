@@ -123,4 +123,4 @@ def _repeat(cache: Cache, times: int) -> Cache:
 
 def compute_params(model: LanguageModel, params: Params) -> Params:
     """The parameters with their matrices in the compute dtype, once instead of every step."""
-    return jax.jit(lambda params: nnx.to_pure_dict(nnx.state(model.module(params))))(params)
+    return jax.jit(model.compute_params)(params)

@@ -1,4 +1,4 @@
-"""Continues prompts, many at a time, one id per row and step."""
+"""Continues prompts, and answers conversations, many at a time, one id per row and step."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hat.inference.llama_session import LlamaSession, Tokenizer
 from hat.inference.sampling import Draw, Sampling, sample
 from hat.models.hat import HatModel
 from hat.models.model import LanguageModel, Params
+from hat.text.chat import Message, prompt_ids
 from hat.text.splitters import Splitter
 
 if TYPE_CHECKING:  # a run is loaded from training's files; generation itself needs none of them
@@ -36,13 +37,16 @@ class Session(Protocol):
     def push(self, ids: np.ndarray) -> jax.Array: ...
 
 
+Prompt = bytes | Sequence[Message]  # a text to continue, or messages to answer
+
+
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """A continuation. text: without the prompt; logprob: nats of its ids, the end of text
+    """A continuation, or an answer. text: without the prompt; logprob: nats of its ids, the end of text
     included, under the model itself (before temperature, top-k and top-p); stopped: whether the
     model ended the text, rather than the limit."""
 
-    prompt: bytes
+    prompt: Prompt
     text: bytes
     logprob: float
     stopped: bool
@@ -53,7 +57,7 @@ OnBytes = Callable[[int, bytes], None]  # (index of the result, the bytes it gro
 
 def generate(
     run: Run,
-    prompts: Sequence[bytes],
+    prompts: Sequence[Prompt],
     *,
     num_bytes: int = 200,
     samples: int = 1,
@@ -87,7 +91,7 @@ def generate_with(
     model: LanguageModel,
     params: Params,
     rule: Splitter | Tokenizer,
-    prompts: Sequence[bytes],
+    prompts: Sequence[Prompt],
     *,
     num_bytes: int = 200,
     samples: int = 1,
@@ -101,16 +105,23 @@ def generate_with(
             raise UserError(f"{name} {value} must be at least 1")
     if not prompts:
         return []
-    session_class = HatSession if isinstance(model, HatModel) else LlamaSession
-    session = session_class(model, params, rule, min(batch_size, len(prompts) * samples))
+    session = open_session(model, params, rule, min(batch_size, len(prompts) * samples))
     return continue_prompts(
         session, prompts, num_bytes=num_bytes, samples=samples, sampling=sampling, on_byte=on_byte
     )
 
 
+def open_session(
+    model: LanguageModel, params: Params, rule: Splitter | Tokenizer, batch_size: int
+) -> Session:
+    """Empty rows of the model. rule: as in `generate_with`."""
+    session_class = HatSession if isinstance(model, HatModel) else LlamaSession
+    return session_class(model, params, rule, batch_size)
+
+
 def continue_prompts(
     session: Session,
-    prompts: Sequence[bytes],
+    prompts: Sequence[Prompt],
     *,
     num_bytes: int,
     samples: int,
@@ -118,16 +129,40 @@ def continue_prompts(
     on_byte: OnBytes | None = None,
 ) -> list[Generation]:
     """`generate_with` through an open session. A row that ends takes the next prompt that waits."""
-    jobs = [_Job(session, prompts, index, samples) for index in range(len(prompts) * samples)]
-    waiting = iter(jobs)
+    ids = [[session.bos, *read_ids(session, prompt)] for prompt in prompts]
+    jobs = [
+        Job(number, sample, ids[number]) for number in range(len(prompts)) for sample in range(samples)
+    ]
+    run_jobs(session, jobs, num_bytes=num_bytes, sampling=sampling, on_byte=on_byte)
+    return [job.result(prompts[job.prompt]) for job in jobs]
+
+
+def read_ids(session: Session, prompt: Prompt) -> list[int]:
+    """What a session reads of a prompt after BOS."""
+    if isinstance(prompt, bytes):
+        return session.encode(prompt)
+    return prompt_ids(prompt, session.encode, session.eot)
+
+
+def run_jobs(
+    session: Session,
+    jobs: Sequence[Job],
+    *,
+    num_bytes: int,
+    sampling: Sampling,
+    on_byte: OnBytes | None = None,
+) -> None:
+    """Runs these jobs to their ends. A row that ends takes the next job that waits."""
+    waiting = iter(enumerate(jobs))
     rows = [next(waiting, None) for _ in range(session.batch_size)]
     while any(rows):
-        ids = [session.pad if job is None else job.next_id for job in rows]
+        running = [None if row is None else row[1] for row in rows]
+        ids = [session.pad if job is None else job.next_id for job in running]
         logits = session.push(np.array(ids, np.int32))
-        drawing = [job is not None and not job.forced for job in rows]
+        drawing = [job is not None and not job.forced for job in running]
         if any(drawing):
-            drawn, logprobs = map(np.asarray, sample(logits, _draw(rows), sampling))
-        for row, job in enumerate(rows):
+            drawn, logprobs = map(np.asarray, sample(logits, _draw(running), sampling))
+        for row, job in enumerate(running):
             if job is None:
                 continue
             if not drawing[row]:
@@ -135,22 +170,22 @@ def continue_prompts(
                 continue
             piece = job.append(session, int(drawn[row]), float(logprobs[row]), num_bytes)
             if on_byte is not None and piece:
-                on_byte(job.index, piece)
+                on_byte(rows[row][0], piece)
             if job.done:
                 rows[row] = next(waiting, None)
-    return [
-        Generation(prompts[job.prompt], bytes(job.text), job.logprob, job.stopped) for job in jobs
-    ]
 
 
-class _Job:
-    """One continuation in the making."""
+class Job:
+    """One continuation in the making: what is read first, and what has been drawn since.
 
-    def __init__(self, session: Session, prompts: Sequence[bytes], index: int, samples: int):
-        self.index = index
-        self.prompt, self.sample = divmod(index, samples)
-        self.next_id = session.bos
-        self.forced = session.encode(prompts[self.prompt])[::-1]  # still to be read, last first
+    prompt, sample: its numbers, which its random numbers depend on. next_id: what the session has
+    not read yet.
+    """
+
+    def __init__(self, prompt: int, sample: int, ids: Sequence[int]):
+        self.prompt, self.sample = prompt, sample
+        self.next_id = ids[0]
+        self.forced = list(ids[:0:-1])  # still to be read, last first
         self.text = bytearray()
         self.logprob = 0.0
         self.num_drawn = 0
@@ -168,8 +203,11 @@ class _Job:
         self.done = self.stopped or len(self.text) >= num_bytes
         return piece
 
+    def result(self, prompt: Prompt) -> Generation:
+        return Generation(prompt, bytes(self.text), self.logprob, self.stopped)
 
-def _draw(rows: Sequence[_Job | None]) -> Draw:
+
+def _draw(rows: Sequence[Job | None]) -> Draw:
     numbers = [(0, 0, 0) if job is None else (job.prompt, job.sample, job.num_drawn)
                for job in rows]
     return Draw(*np.array(numbers, np.int32).T)

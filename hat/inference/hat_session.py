@@ -9,6 +9,7 @@ stacks, the longest word, and the backbone's keys and values.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -60,10 +61,17 @@ class Word(NamedTuple):
 
 
 class WordTracker:
-    """Which words of one document are complete, as the splitter's stream reveals them."""
+    """Which words of one document are complete, as the splitter's stream reveals them.
+
+    An EOT inside the document ends a turn (hat.text.chat): it completes every word, is one itself,
+    and the splitter begins anew after it.
+    """
 
     def __init__(self, splitter: Splitter):
+        self._splitter = splitter
         self._stream: Stream = splitter.stream()
+        self._origin = 1  # position of the first byte that the stream has read
+        self._words_before = 1  # words before it: BOS
         self.position = -1  # of the latest id; BOS is 0, byte i of the text i + 1
         self.num_complete = 0  # words, BOS included
         self.begin = 0  # where the first word not known to be complete begins
@@ -72,20 +80,36 @@ class WordTracker:
     def push(self, id: int) -> list[Word]:
         """Reads one id and returns the words that it makes complete, in order."""
         self.position += 1
-        complete = 1  # BOS, at once
-        if self.position > 0:
-            revealed = self._stream.push(id)
-            complete += revealed.known
-            starts = (start + 1 for start in revealed.starts)
-            self._starts += (start for start in starts if start > self.begin)
+        if self.position == 0:  # BOS, at once
+            return [self._complete(1)]
+        if id == EOT:
+            return self._end_turn()
+        revealed = self._stream.push(id)
+        self._learn(revealed.starts)
         words = []
-        while self.num_complete < complete:
+        while self.num_complete < self._words_before + revealed.known:
             # No known start behind it: the latest byte closed its own word.
-            end = self._starts.pop(0) if self._starts else self.position + 1
-            words.append(Word(self.num_complete, self.begin, end))
-            self.begin = end
-            self.num_complete += 1
+            words.append(self._complete(self._starts.pop(0) if self._starts else self.position + 1))
         return words
+
+    def _end_turn(self) -> list[Word]:
+        self._learn(self._stream.finish())
+        ends = [end for end in (*self._starts, self.position) if end > self.begin]
+        words = [self._complete(end) for end in (*ends, self.position + 1)]
+        self._starts = []
+        self._stream, self._origin = self._splitter.stream(), self.position + 1
+        self._words_before = self.num_complete
+        return words
+
+    def _learn(self, starts: Iterable[int]) -> None:
+        """Takes word starts that count from the beginning of the stream."""
+        places = (self._origin + start for start in starts)
+        self._starts += [place for place in places if place > self.begin]
+
+    def _complete(self, end: int) -> Word:
+        word = Word(self.num_complete, self.begin, end)
+        self.begin, self.num_complete = end, self.num_complete + 1
+        return word
 
 
 class HatSession:
@@ -149,8 +173,8 @@ class HatSession:
     def push(self, ids: np.ndarray) -> jax.Array:
         """ids int [B] -> float32 logits [B, ids] of the id that follows in each row.
 
-        BOS starts a new document in its row, which is the first thing a row must see; a row with
-        PAD does nothing, and its logits mean nothing. ValueError for any other special id.
+        BOS starts a new document in its row, which is the first thing a row must see; EOT ends a
+        turn; a row with PAD does nothing, and its logits mean nothing. ValueError for another id.
         """
         ids = np.asarray(ids, np.int32)
         self._check(ids)
@@ -180,9 +204,11 @@ class HatSession:
         if ids.shape != (self.batch_size,):
             raise ValueError(f"ids of shape {ids.shape}; this session has {self.batch_size} rows")
         for id, tracker in zip(ids, self._trackers):
-            if not (0 <= id < NUM_BYTES or id in (BOS, PAD)):
-                raise ValueError(f"id {id} cannot be read: push a byte, BOS={BOS} or PAD={PAD}")
-            if id < NUM_BYTES and tracker.position < 0:
+            if not (0 <= id < NUM_BYTES or id in (BOS, EOT, PAD)):
+                raise ValueError(
+                    f"id {id} cannot be read: push a byte, BOS={BOS}, EOT={EOT} or PAD={PAD}"
+                )
+            if (id < NUM_BYTES or id == EOT) and tracker.position < 0:
                 raise ValueError("a row's first id must be BOS")
 
     def _make_room(self, word_room: int) -> None:

@@ -63,8 +63,8 @@ class LlamaSession:
     def push(self, ids: np.ndarray) -> jax.Array:
         """ids int [B] -> float32 logits [B, ids] of the id that follows in each row.
 
-        BOS starts a new document in its row, which is the first thing a row must see; a row with
-        PAD does nothing, and its logits mean nothing. ValueError for any other special id.
+        BOS starts a new document in its row, which is the first thing a row must see; EOT ends a
+        turn; a row with PAD does nothing, and its logits mean nothing. ValueError for another id.
         """
         ids = np.asarray(ids, np.int32)
         self._check(ids)
@@ -80,10 +80,10 @@ class LlamaSession:
         if ids.shape != (self.batch_size,):
             raise ValueError(f"ids of shape {ids.shape}; this session has {self.batch_size} rows")
         for id, position in zip(ids, self._positions):
-            token = 0 <= id < self._model.config.num_tokens
+            token = 0 <= id < self._model.config.num_tokens or id == self.eot
             if not (token or id in (self.bos, self.pad)):
-                raise ValueError(f"id {id} cannot be read: push a token, BOS={self.bos} or "
-                                 f"PAD={self.pad}")
+                raise ValueError(f"id {id} cannot be read: push a token, BOS={self.bos}, "
+                                 f"EOT={self.eot} or PAD={self.pad}")
             if token and id != self.bos and position < 0:
                 raise ValueError("a row's first id must be BOS")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from hat.models.model import LanguageModel, Params
 from hat.text.splitters import Splitter, make_splitter
 from hat.text.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
-from hat.training.checkpoints import Checkpoints
+from hat.training.checkpoints import read_params
 from hat.training.experiment import Experiment
 from hat.training.run_folder import read_experiment
 
@@ -41,11 +41,7 @@ def load_run(path: str | Path) -> Run:
     path = Path(path)
     experiment = read_experiment(path)
     model = experiment.model.build()
-    checkpoints = Checkpoints(path, read_only=True)
-    try:
-        params, _ = checkpoints.restore_params(model.abstract_params())
-    finally:
-        checkpoints.close()
+    params, _ = read_params(path, model.abstract_params())
     rule = load_rule(path)
     is_tokenizer = isinstance(rule, Tokenizer)
     splitter, tokenizer = (None, rule) if is_tokenizer else (rule, None)

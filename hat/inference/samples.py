@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from hat.inference.generation import generate_with
 from hat.inference.sampling import Sampling
 from hat.models.model import LanguageModel, Params
+from hat.text.chat import Message
 from hat.text.splitters import make_splitter
 
 if TYPE_CHECKING:
@@ -17,16 +18,22 @@ if TYPE_CHECKING:
 def sample_texts(
     experiment: Experiment, model: LanguageModel, params: Params, corpus: Mixture
 ) -> list[str]:
-    """The configured prompts (`training.samples`), each with its continuation; bytes that are no
-    UTF-8 are shown as U+FFFD. The random numbers are the same every time, so that what changes
+    """The configured prompts (`training.samples`), each with its continuation, or, where a model
+    learns from conversations, its answer; bytes that are no UTF-8 are shown as U+FFFD. The random numbers are the same every time, so that what changes
     between two calls is the model."""
     config = experiment.training.samples
+    texts = [prompt.encode() for prompt in config.prompts]
+    chats = experiment.data.format != "text"
     results = generate_with(
         model,
         params,
         corpus.tokenizer or make_splitter(experiment.data.splitter),
-        [prompt.encode() for prompt in config.prompts],
+        [[Message("user", text)] for text in texts] if chats else texts,
         num_bytes=config.max_bytes,
         sampling=Sampling(config.temperature, top_p=config.top_p, seed=experiment.training.seed),
     )
-    return [(result.prompt + result.text).decode("utf-8", "replace") for result in results]
+    between = b"\n> " if chats else b""
+    return [
+        (text + between + result.text).decode("utf-8", "replace")
+        for text, result in zip(texts, results)
+    ]

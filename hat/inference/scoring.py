@@ -54,6 +54,19 @@ def bits_per_byte(run: Run, paths: Sequence[str | Path], *, batch_size: int = 8)
     "files" a list of the same with each path. Words are tokens for a Llama. UserError: a file
     that is missing, unreadable or empty; no file; a splitter whose boundaries look ahead.
     """
+    documents, scores = score_files(run, paths, batch_size=batch_size)
+    files = [
+        {"path": str(path), **summary(len(document), [score])}
+        for path, document, score in zip(paths, documents, scores)
+    ]
+    return {"files": files, **summary(sum(map(len, documents)), scores)}
+
+
+def score_files(
+    run: Run, paths: Sequence[str | Path], *, batch_size: int = 8
+) -> tuple[list[bytes], list[DocumentScore]]:
+    """The bytes of files, each of them one document, and their scores, in rows as long as those of
+    training. UserError as `bits_per_byte`."""
     if not paths:
         raise UserError("no file to score; give at least one")
     documents = [_read(Path(path)) for path in paths]
@@ -67,11 +80,7 @@ def bits_per_byte(run: Run, paths: Sequence[str | Path], *, batch_size: int = 8)
         batch_size=batch_size,
         names=[str(path) for path in paths],
     )
-    files = [
-        {"path": str(path), **_summary(len(document), [score])}
-        for path, document, score in zip(paths, documents, scores)
-    ]
-    return {"files": files, **_summary(sum(map(len, documents)), scores)}
+    return documents, scores
 
 
 def score_documents(
@@ -241,7 +250,8 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _summary(num_bytes: int, scores: Sequence[DocumentScore]) -> dict[str, Any]:
+def summary(num_bytes: int, scores: Sequence[DocumentScore]) -> dict[str, Any]:
+    """Nats, bytes, words and their ratios, of documents of so many bytes together."""
     nats = float(sum(score.nats.sum(dtype=np.float64) for score in scores))
     words = sum(score.words for score in scores)
     return {

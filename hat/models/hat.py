@@ -235,7 +235,7 @@ class HatModel(LanguageModel):
         return self.module(params)(batch)
 
     def targets(self, batch: Batch) -> Targets:
-        ids, mask = next_ids(batch["bytes"], batch["segment"])
+        ids, mask = next_ids(batch["bytes"], batch["segment"], batch.get("answer"))
         return Targets(ids, mask, (ids < NUM_BYTES).astype(jnp.int32))
 
     def words(self, batch: Batch) -> jax.Array:

@@ -119,7 +119,7 @@ class LlamaModel(LanguageModel):
         return self.module(params)(batch)
 
     def targets(self, batch: Batch) -> Targets:
-        ids, mask = next_ids(batch["tokens"], batch["segment"])
+        ids, mask = next_ids(batch["tokens"], batch["segment"], batch.get("answer"))
         spelled, _ = next_ids(batch["token_bytes"], batch["segment"])
         return Targets(ids, mask, spelled)
 

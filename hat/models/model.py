@@ -89,16 +89,19 @@ class LanguageModel:
         sizes = jax.tree.map(lambda leaf: int(np.prod(leaf.shape)), self._abstract)
         return {part: sum(jax.tree.leaves(sizes[part])) for part in self.parts}
 
-    def module(self, params: Params) -> nnx.Module:
-        """The module with these parameters, matrices cast to the compute dtype."""
+    def compute_params(self, params: Params) -> Params:
+        """The parameters as the forward pass uses them: matrices in the compute dtype."""
         dtype = jnp.dtype(self.config.dtype)
 
         def cast(leaf, axes):
             matrix = len(axes) - axes.count("layers") >= 2
             return leaf.astype(dtype) if matrix else leaf
 
-        params = jax.tree.map(cast, params, self._logical_axes)
-        return nnx.merge(self._graph, params)
+        return jax.tree.map(cast, params, self._logical_axes)
+
+    def module(self, params: Params) -> nnx.Module:
+        """The module with these parameters, matrices cast to the compute dtype."""
+        return nnx.merge(self._graph, self.compute_params(params))
 
     parts: tuple[str, ...]  # first level of the parameters, in the order of the data's way
 
@@ -157,13 +160,19 @@ def cross_entropy(logits: jax.Array, targets: Targets) -> tuple[jax.Array, jax.A
     return jnp.where(targets.mask, nats, 0.0), correct
 
 
-def next_ids(ids: jax.Array, segment: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The id after every position, int [B, T], and whether it belongs to the same document."""
+def next_ids(
+    ids: jax.Array, segment: jax.Array, answer: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """The id after every position, int [B, T], and whether it is to be predicted: it belongs to
+    the same document and, where `answer` says which ids are part of one, to an answer."""
 
     def shift(x):
         return jnp.pad(x[:, 1:], [(0, 0), (0, 1)])
 
-    return shift(ids), (shift(segment) == segment) & (segment > 0)
+    mask = (shift(segment) == segment) & (segment > 0)
+    if answer is not None:
+        mask &= shift(answer) > 0
+    return shift(ids), mask
 
 
 def score_ids(x: jax.Array, kernel: jax.Array, predicted: jax.Array) -> jax.Array:

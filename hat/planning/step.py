@@ -19,7 +19,9 @@ from hat.models.model import LanguageModel
 from hat.planning.flops import Counted, count
 from hat.planning.topology import Topology
 from hat.training.config import MeshConfig
+from hat.training.distill_config import DistillConfig
 from hat.training.experiment import Experiment
+from hat.training.objectives import make_objective
 from hat.training.program import Program
 from hat.training.sharding import (
     AnyMesh,
@@ -33,10 +35,11 @@ from hat.training.step import TrainState
 def batch_shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
     """The shapes of the arrays of a global batch, [B, T] and [B, N]."""
     data, rows = experiment.data, experiment.training.batch_size
+    answers = () if data.format == "text" else ("answer",)
     if not isinstance(experiment.model, HatConfig):
-        names = ("tokens", "segment", "position", "token_bytes")
+        names = ("tokens", "segment", "position", "token_bytes", *answers)
         return dict.fromkeys(names, (rows, data.row_length))
-    per_byte = ("bytes", "segment", "position", "word", "guide")
+    per_byte = ("bytes", "segment", "position", "word", "guide", *answers)
     return dict.fromkeys(per_byte, (rows, data.row_length)) | dict.fromkeys(
         ("word_segment", "word_position"), (rows, data.row_words)
     )
@@ -48,12 +51,13 @@ def trace_step(experiment: Experiment, mesh: AnyMesh) -> jax.stages.Traced:
 
 
 def _program(experiment: Experiment, mesh: AnyMesh) -> Program:
-    if experiment.training.objective is not None:
+    if isinstance(experiment.training.objective, DistillConfig):
         raise UserError(
-            "training.objective: hat plan knows next-byte training alone; plan with "
+            "training.objective: hat plan knows no distillation; plan with "
             "training.objective=none, and leave room for the teacher"
         )
-    return Program(experiment, [batch_shapes(experiment)], mesh)
+    objective = make_objective(experiment)
+    return Program(experiment, [batch_shapes(experiment)], mesh, objective)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,8 @@ else fills a row (Ding et al., arXiv 2404.10830, "Fewer truncations improve lang
 
 Every piece opens with BOS and only the last one of a document ends with EOT, so that every byte
 and every EOT is predicted exactly once. Rows of a subword or flat byte-level model are the same
-with every id a word, and without the word arrays.
+with every id a word, and without the word arrays. Rows of conversations also say which ids are
+part of an answer: these alone are learned.
 """
 
 from __future__ import annotations
@@ -47,12 +48,14 @@ class Row:
     lengths: int32[S], ids in each segment; sums to n.
     starts: bool[n], whether a word starts at this id; None in a row of tokens.
     lags: int32[n], how many words the guide is behind the word of this id; None likewise.
+    answers: bool[n], whether this id is part of an answer; None where every id is learned.
     """
 
     ids: np.ndarray
     lengths: np.ndarray
     starts: np.ndarray | None = None
     lags: np.ndarray | None = None
+    answers: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Units:
     lags: int32[n], number of words begun minus number known to be complete; None with starts.
     ends: whether the document ends here, and EOT follows.
     name: where it came from, for error messages.
+    answers: bool[n], whether an id is part of an answer; the EOT that follows is part of the last
+      one. None where every id is learned.
     """
 
     ids: np.ndarray
@@ -70,6 +75,7 @@ class Units:
     lags: np.ndarray | None = None
     ends: bool = True
     name: str = "document"
+    answers: np.ndarray | None = None
 
     @functools.cached_property
     def most_lag(self) -> int:
@@ -136,23 +142,33 @@ class Packer:
         """Packs the rest of a document, which fits one row, or a part of it; the next word."""
         total = len(bounds) - 1
         need = (bounds[total] - bounds[first] + 1 + units.ends, total - first + 1 + units.ends)
-        fits = (self._free >= need).all(axis=1)
+        if not self._unused and not self._fitting(need).any():
+            cut = self._fill_emptiest(units, bounds, first, finished)
+            if cut > first:
+                return cut
+        self._put(need, [self._piece(units, bounds, first, total)], finished)
+        return total
+
+    def _fitting(self, need: tuple[int, int]) -> np.ndarray:
+        """bool[OPEN_ROWS]: whether an open row has room for so many ids and words."""
+        return (self._free >= need).all(axis=1)
+
+    def _put(self, need: tuple[int, int], pieces: list[Row], finished: list[Row]) -> None:
+        """Puts pieces, which together fit a row, into the open row with the least room that will
+        do, or into a new one, for which the fullest may be closed."""
+        fits = self._fitting(need)
         if fits.any():
-            slot = int(np.where(fits, self._room, np.inf).argmin())  # the least room that will do
+            slot = int(np.where(fits, self._room, np.inf).argmin())
         else:
             if not self._unused:
-                cut = self._fill_emptiest(units, bounds, first, finished)
-                if cut > first:
-                    return cut
                 self._close(int(self._room.argmin()), finished)
             slot = self._unused.pop()
             self._free[slot] = self._length, self._words
-        self._pieces[slot].append(self._piece(units, bounds, first, total))
+        self._pieces[slot] += pieces
         self._free[slot] -= need
         self._room[slot] = (self._free[slot] / (self._length, self._words)).min()
         if self._free[slot].min() < SMALLEST_ROW:
             self._close(slot, finished)
-        return total
 
     def _fill_emptiest(
         self, units: Units, bounds: Sequence[int], first: int, finished: list[Row]
@@ -168,7 +184,7 @@ class Packer:
         return cut
 
     def _close(self, slot: int, finished: list[Row]) -> None:
-        finished.append(_join(self._pieces[slot]))
+        finished.append(join(self._pieces[slot]))
         self._pieces[slot] = []
         self._free[slot] = 0
         self._unused.append(slot)
@@ -219,8 +235,13 @@ def cut_piece(
     ids[0], ids[-1] = specials.bos, specials.eot
     ids[content] = units.ids[begin:end]
     lengths = np.array([count], np.int32)
+    answers = None
+    if units.answers is not None:
+        answers = np.zeros(count, bool)
+        answers[-1] = closing
+        answers[content] = units.answers[begin:end]
     if units.starts is None:
-        return Row(ids, lengths)
+        return Row(ids, lengths, answers=answers)
     starts, lags = np.empty(count, bool), np.empty(count, np.int32)
     starts[0] = starts[-1] = True
     starts[content] = units.starts[begin:end]
@@ -230,18 +251,13 @@ def cut_piece(
     # have begun as the largest lag, none can.
     opening = slice(1, 1 + bounds[min(first + units.most_lag, last)] - begin)
     np.minimum(lags[opening], np.cumsum(starts[opening]), out=lags[opening])
-    return Row(ids, lengths, starts, lags)
+    return Row(ids, lengths, starts, lags, answers)
 
 
-def _join(pieces: list[Row]) -> Row:
-    if len(pieces) == 1:
-        return pieces[0]
-    ids = np.concatenate([piece.ids for piece in pieces])
-    lengths = np.concatenate([piece.lengths for piece in pieces])
-    if pieces[0].starts is None:
-        return Row(ids, lengths)
-    starts = np.concatenate([piece.starts for piece in pieces])
-    return Row(ids, lengths, starts, np.concatenate([piece.lags for piece in pieces]))
+def join(pieces: Sequence[Row]) -> Row:
+    """One row of all these, one after another."""
+    fields = zip(*((p.ids, p.lengths, p.starts, p.lags, p.answers) for p in pieces))
+    return Row(*(None if field[0] is None else np.concatenate(field) for field in fields))
 
 
 def expand_words(row: Row, length: int, words: int) -> dict[str, np.ndarray]:
@@ -250,7 +266,8 @@ def expand_words(row: Row, length: int, words: int) -> dict[str, np.ndarray]:
     bytes[T], segment[T] (from 1, 0 padding), position[T] (in the segment, from 0 = BOS),
     word[T] (row-level index of the id's word, N at padding), guide[T] (row-level index of the
     last word of the segment known to be complete once this id is read, -1 at padding),
-    word_segment[N] (0 unused), word_position[N] (in the segment, from 0).
+    word_segment[N] (0 unused), word_position[N] (in the segment, from 0); and in rows of
+    conversations answer[T], 1 where the id is part of an answer.
     """
     segment, position = _segments(row.lengths)
     word = np.cumsum(row.starts, dtype=np.int32) - 1
@@ -265,13 +282,14 @@ def expand_words(row: Row, length: int, words: int) -> dict[str, np.ndarray]:
         "guide": _padded(word - row.lags, length, -1),
         "word_segment": _padded(word_segment, words, 0),
         "word_position": _padded(word_position, words, 0),
-    }
+    } | _expanded_answers(row, length)
 
 
 def expand_tokens(
     row: Row, length: int, token_bytes: np.ndarray, pad: int
 ) -> dict[str, np.ndarray]:
-    """One row of a subword batch: int32[T] arrays tokens, segment, position and token_bytes.
+    """One row of a subword batch: int32[T] arrays tokens, segment, position and token_bytes, and
+    in rows of conversations answer.
 
     token_bytes: int32[num_ids], the number of bytes that each id spells, 0 for specials.
     """
@@ -281,13 +299,18 @@ def expand_tokens(
         "segment": _padded(segment, length, 0),
         "position": _padded(position, length, 0),
         "token_bytes": _padded(token_bytes[row.ids], length, 0),
-    }
+    } | _expanded_answers(row, length)
 
 
-def empty_row(has_words: bool) -> Row:
+def empty_row(has_words: bool, has_answers: bool = False) -> Row:
     """A row of padding alone: it fills the last batch of a split."""
-    none = np.zeros(0, np.int32)
-    return Row(none, none, none.astype(bool), none) if has_words else Row(none, none)
+    none, never = np.zeros(0, np.int32), np.zeros(0, bool)
+    words = (never, none) if has_words else (None, None)
+    return Row(none, none, *words, never if has_answers else None)
+
+
+def _expanded_answers(row: Row, length: int) -> dict[str, np.ndarray]:
+    return {} if row.answers is None else {"answer": _padded(row.answers, length, 0)}
 
 
 def _segments(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -295,6 +295,15 @@ class Checkpoints:
             )
 
 
+def read_params(folder: str | os.PathLike, abstract_params: Tree) -> tuple[Tree, Meta]:
+    """`Checkpoints.restore_params` of the run in `folder`, and no more of it."""
+    checkpoints = Checkpoints(folder, read_only=True)
+    try:
+        return checkpoints.restore_params(abstract_params)
+    finally:
+        checkpoints.close()
+
+
 def _placed(abstract: Tree) -> Tree:
     """`abstract` with the first local device where it names no sharding (Orbax: a numpy array)."""
     device = SingleDeviceSharding(jax.local_devices()[0])

@@ -215,6 +215,25 @@ class SampleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PreferenceConfig:
+    """Direct preference optimisation (hat.training.preference), from the run in `init`.
+
+    beta: how strongly the model is held to where it began: the greater, the more.
+    label_smoothing: the share of pairs that are taken to be labelled the wrong way round.
+    """
+
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "beta")
+        _require(
+            0.0 <= self.label_smoothing < 0.5,
+            f"label_smoothing={self.label_smoothing}: it must be at least 0 and below 0.5",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """A run: its length (`steps` or `seconds` of training, one of the two), its batch, its parts.
 
@@ -240,7 +259,7 @@ class TrainingConfig:
     sample_every_steps: int | None = None
     max_nonfinite_steps: int = 5
     stall_seconds: float | None = 600.0
-    objective: DistillConfig | None = None
+    objective: DistillConfig | PreferenceConfig | None = None
 
     def __post_init__(self) -> None:
         _require(

@@ -16,6 +16,7 @@ from hat.training.config import (
     MeshConfig,
     OptimizerConfig,
     PartConfig,
+    PreferenceConfig,
     SampleConfig,
     ScheduleConfig,
     TrainingConfig,
@@ -44,8 +45,18 @@ class Experiment:
             )
         if not is_hat and self.data.tokenizer is None:
             raise UserError("data.tokenizer is not set, and a Llama needs one: 'bytes' or 'bpe:N'")
-        if not is_hat and self.training.objective is not None:
+        objective = self.training.objective
+        if not is_hat and isinstance(objective, distill_config.DistillConfig):
             raise UserError("training.objective distils into a HAT, and the model is a Llama")
+        prefers = isinstance(objective, PreferenceConfig)
+        if prefers != (self.data.format == "preference"):
+            raise UserError(
+                f"data.format is {self.data.format!r} and training.objective "
+                f"{type(objective).__name__}: pairs of answers need 'preference' and "
+                "PreferenceConfig, and other data neither"
+            )
+        if prefers and self.init is None:
+            raise UserError("init is not set, and a preference needs the run that it departs from")
         if self.data.buckets and self.data.row_length != self.data.buckets[-1].length:
             raise UserError(
                 f"data.row_length is {self.data.row_length}, but the last of data.buckets has "
@@ -70,6 +81,7 @@ EXPERIMENT_CLASSES = (
     MeshConfig,
     CheckpointConfig,
     SampleConfig,
+    PreferenceConfig,
     distill_config.DistillConfig,
     *typing.get_args(distill_config.AnyTerm),
 )

@@ -14,11 +14,11 @@ from hat import config as configs
 from hat.data.loader import Loader
 from hat.data.mixture import Mixture, prepare_mixture
 from hat.errors import UserError
-from hat.models.model import Batch, LanguageModel, Params, Sums
-from hat.training.checkpoints import Checkpoints
+from hat.models.model import Batch, LanguageModel, Params
+from hat.training.checkpoints import Checkpoints, read_params
 from hat.training.distributed import ending_at_once, on_first, stop_requests, together
 from hat.training.experiment import Experiment
-from hat.training.objectives import ByteTeacherOpener, make_objective
+from hat.training.objectives import ByteTeacherOpener, Measures, make_objective
 from hat.training.optimizer import learning_rate
 from hat.training.position import Clock, Position
 from hat.training.program import Program
@@ -147,18 +147,18 @@ class Run:
     def due(self, every_steps: int | None) -> bool:
         return every_steps is not None and self.position.step % every_steps == 0
 
-    def evaluate(self, split: str) -> dict[str, Sums]:
-        """The sums of a split by source, reported; empty if it is."""
+    def evaluate(self, split: str) -> dict[str, Measures]:
+        """The measures of a split by source, reported; empty if it is."""
         self._land_all()
         size = self._experiment.training.batch_size
         with self._aside():
-            sums = {
+            measures = {
                 name: self._program.evaluate(self._state.params, corpus.batches(split, size))
                 for name, corpus in self._corpus.evaluated(split).items()
             }
-        if sums:
-            self._report.evaluation(self.position, split, sums)
-        return sums
+        if measures:
+            self._report.evaluation(self.position, split, measures)
+        return measures
 
     def sample(self) -> list[str]:
         """Texts that the model writes now, reported."""
@@ -180,6 +180,7 @@ class Run:
             meta = dataclasses.asdict(self.position) | {
                 "experiment": configs.to_dict(self._experiment),
                 "corpus": self._corpus.fingerprint,
+                "origin": self._program.objective.origin,
                 "version": __version__,
             }
             self._checkpoints.save(self.position.step, self._state, meta, force=force)
@@ -240,8 +241,10 @@ def start(
         fields = configs.differences(
             meta["experiment"]["model"], configs.to_dict(experiment.model), ("checkpoint", "config")
         )
-        same = meta["corpus"] == corpus.fingerprint
-        return fields if same else [*fields, "the text or how it is cut into rows"]
+        if meta["corpus"] != corpus.fingerprint:
+            fields.append("the text or how it is cut into rows")
+        old, new = meta.get("origin", {}), program.objective.origin
+        return fields + configs.differences(old, new, ("checkpoint", "now"))
 
     found = checkpoints.restore(program.abstract_state, differing)
     if found is None and experiment.init is not None:
@@ -258,13 +261,10 @@ def start_from(experiment: Experiment, program: Program) -> TrainState:
     UserError: there is none, or its parameters have other names or shapes. What else differs
     between the two models is told.
     """
-    source = Checkpoints(experiment.init, read_only=True)
     try:
-        params, meta = source.restore_params(program.abstract_state.params)
+        params, meta = read_params(experiment.init, program.abstract_state.params)
     except UserError as error:
         raise UserError(f"init: {error}") from None
-    finally:
-        source.close()
     model = configs.to_dict(experiment.model)
     for field in configs.differences(meta["experiment"]["model"], model, ("init", "config")):
         warn(f"another model than that of init: model.{field}")

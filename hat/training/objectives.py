@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from hat.models.model import Batch, LanguageModel, Params, Sums
+from hat.training.config import PreferenceConfig
 
 if TYPE_CHECKING:
     from hat.training.experiment import Experiment
@@ -37,17 +38,32 @@ def language_modelling(
     return sums.nats, (sums, {})
 
 
+def add_measures(measures: Sequence[Measures]) -> Measures:
+    """Those of all together, of one at least; a ratio over those that have it."""
+    sums = Sums(*map(sum, zip(*(part for part, _ in measures))))
+    ratios: Ratios = {}
+    for _, found in measures:
+        for name, (above, below) in found.items():
+            before = ratios.get(name, (0.0, 0.0))
+            ratios[name] = before[0] + above, before[1] + below
+    return sums, ratios
+
+
 class Objective:
     """Next-id cross-entropy, at every step; the base of objectives that ask for more.
 
     starts: the steps at which its stages begin, rising, the first 0; each stage is a program of
-    its own. frozen: parameters that it needs and does not train, as ShapeDtypeStructs; and
-    frozen_axes, their logical axes.
+    its own. divisor: the ratio whose lower number divides the total; None: the number of targets
+    does. frozen: parameters that it needs and does not train, as ShapeDtypeStructs; and
+    frozen_axes, their logical axes. origin: where they are from, kept in every checkpoint, which
+    none with another goes on from; JSON.
     """
 
     starts: Sequence[int] = (0,)
+    divisor: str | None = None
     frozen: Params = {}
     frozen_axes: dict[str, Any] = {}
+    origin: dict[str, Any] = {}
 
     def stage(self, step: int) -> int:
         """The number of the stage at a step."""
@@ -65,6 +81,12 @@ class Objective:
     def loss(self, stage: int, frozen: Params) -> Loss:
         """What is minimised in a stage, as a total over a batch of annotated rows."""
         return language_modelling
+
+    def measure(
+        self, model: LanguageModel, params: Params, batch: Batch, frozen: Params
+    ) -> Measures:
+        """What an evaluation reports of a batch of rows as the corpus has them."""
+        return model.loss(params, batch), {}
 
 
 class ByteTeacher(Protocol):
@@ -88,6 +110,10 @@ def make_objective(
     """
     if experiment.training.objective is None:
         return Objective()
+    if isinstance(experiment.training.objective, PreferenceConfig):
+        from hat.training.preference import Preference
+
+        return Preference(experiment)
     from hat.training.distillation import Distillation
 
     return Distillation.open(experiment, byte_teacher)

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from hat.models.model import Batch, Params, Sums
+from hat.models.model import Batch, Params
 from hat.training.experiment import Experiment
-from hat.training.objectives import Objective
+from hat.training.objectives import Measures, Objective, add_measures
 from hat.training.optimizer import make_optimizer
 from hat.training.sharding import (
     AnyMesh,
@@ -27,7 +27,7 @@ from hat.training.step import StepMetrics, TrainState, init_state, train_step
 class Program:
     """What a run computes, compiled before the first step for the shapes of its batches.
 
-    model, mesh, state_shardings and traced_steps (by row length and stage of the objective) are
+    model, objective, mesh, state_shardings and traced_steps (by row length and stage of the objective) are
     public; so are the functions below. UserError: devices or rows that do not divide.
     """
 
@@ -44,7 +44,7 @@ class Program:
         compile `traced_steps` for devices that are not there, since nothing is allocated before
         `init`. objective: of the experiment (hat.training.objectives.make_objective)."""
         config = experiment.training
-        self._objective = objective
+        self.objective = objective
         self.model = experiment.model.build()
         self.mesh = make_mesh(config.mesh) if mesh is None else mesh
         check_rows(self.mesh, config.batch_size, config.accumulation_steps)
@@ -61,12 +61,12 @@ class Program:
             with jax.sharding.use_abstract_mesh(mesh):
                 return train_step(
                     self.model, optimizer, config.optimizer, config.accumulation_steps,
-                    state, batch, rate, objective.loss(stage, frozen),
+                    state, batch, rate, objective.loss(stage, frozen), objective.divisor,
                 )  # fmt: skip
 
-        def loss(params, batch):
+        def measure(params, batch, frozen):
             with jax.sharding.use_abstract_mesh(mesh):
-                return self.model.loss(params, batch)
+                return objective.measure(self.model, params, batch, frozen)
 
         self._key = jax.random.key(config.seed)
         abstract = jax.eval_shape(init, self._key)
@@ -111,7 +111,7 @@ class Program:
             for batch in self.abstract_batches
             for stage in range(len(objective.starts))
         }
-        self._loss = jax.jit(loss, out_shardings=self._replicated)
+        self._measure = jax.jit(measure, out_shardings=self._replicated)
 
     def compile(self) -> None:
         """Compiles the steps, so that no second of training goes into it."""
@@ -133,27 +133,29 @@ class Program:
     @functools.cached_property
     def frozen(self) -> Params:
         """The parameters that the objective does not train, read once and placed."""
-        return self._objective.read_frozen(self._frozen_shardings)
+        return self.objective.read_frozen(self._frozen_shardings)
 
     def step(
         self, state: TrainState, batch: Batch, rate: float, number: int = 0
     ) -> tuple[TrainState, StepMetrics]:
         """`train_step` at a learning rate; number: of the step, from 0, which decides the stage of
         the objective. The state given is consumed."""
-        step = self._compiled_steps[_row_length(batch), self._objective.stage(number)]
+        step = self._compiled_steps[_row_length(batch), self.objective.stage(number)]
         # The rate goes in as a host number: device_put would compare it across processes, and wait.
         return step(state, batch, np.float32(rate), self.frozen)
 
-    def evaluate(self, params: Params, batches) -> Sums:
-        """Totals over global batches (an iterable of host arrays), as Python floats."""
-        totals = np.zeros(len(Sums._fields))  # float64, so that a large split loses no bytes
+    def evaluate(self, params: Params, batches) -> Measures:
+        """Totals over global batches (an iterable of host arrays, one at least), as Python floats:
+        in double precision, so that a large split loses no bytes."""
+        found = []
         for batch in batches:
             mine = {
                 name: np.split(rows, jax.process_count())[jax.process_index()]
                 for name, rows in batch.items()
             }
-            totals += np.array(jax.device_get(self._loss(params, self.place(mine))))
-        return Sums(*totals.tolist())
+            measures = self._measure(params, self.place(mine), self.frozen)
+            found.append(jax.tree.map(float, jax.device_get(measures)))
+        return add_measures(found)
 
 
 def _row_length(batch) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -19,6 +19,7 @@ from hat.models.model import LanguageModel, Sums
 from hat.training.chips import find_chip
 from hat.training.experiment import Experiment
 from hat.training.metrics import METRICS_FILE, MetricsWriter
+from hat.training.objectives import Measures, add_measures
 from hat.training.plots import plot_loss
 from hat.training.position import Position
 from hat.training.progress import Progress
@@ -28,14 +29,14 @@ SAMPLES_FILE = "samples.txt"
 PLOT_FILE = "loss.png"
 
 
-def total(sums: Iterable[Sums]) -> Sums:
-    """Sums over more."""
-    return Sums(*map(sum, zip(*sums)))
-
-
 def bits_per_byte(sums: Sums) -> float:
     """Total negative log2-likelihood, ends of text included, over the number of real bytes."""
     return sums.nats / math.log(2) / max(sums.bytes, 1.0)
+
+
+def values_of(ratios: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """What an objective measured besides, by name."""
+    return {name: above / max(below, 1.0) for name, (above, below) in ratios.items()}
 
 
 class Report:
@@ -61,8 +62,7 @@ class Report:
         self._logged = position  # where the last line was written
         self._logged_waited = 0.0
         self._waited = 0.0
-        self._sums: list[Sums] = []
-        self._ratios: dict[str, list[tuple[float, float]]] = {}
+        self._measures: list[Measures] = []
         self._flops = 0.0
 
     def __enter__(self) -> Report:
@@ -103,9 +103,7 @@ class Report:
         self._waited = self._waited if waited is None else waited
         self._flops += flops
         if finite:
-            self._sums.append(sums)
-            for name, ratio in ratios.items():
-                self._ratios.setdefault(name, []).append(ratio)
+            self._measures.append((sums, dict(ratios)))
         else:
             self.say(f"step {step}: loss or gradient not finite, skipped")
         if step % self._every:
@@ -122,32 +120,35 @@ class Report:
         }
         if self._peak is not None:
             values["mfu"] = self._flops / seconds / self._peak
-        if self._sums:
-            since = total(self._sums)
-            values |= {
+        if self._measures:
+            since, ratios = add_measures(self._measures)
+            values |= values_of(ratios) | {
                 "loss": since.nats / max(since.bytes, 1.0),
                 "bits_per_byte": bits_per_byte(since),
                 "accuracy": since.correct / max(since.targets, 1.0),
                 "bytes_per_word": since.bytes / max(since.words, 1.0),
             }
-        for name, parts in self._ratios.items():
-            above, below = map(sum, zip(*parts))
-            values[name] = above / max(below, 1.0)
         self._write(step, values)
-        shown = ("loss", "bits_per_byte", "bytes_per_second", "mfu")
+        shown = ("loss", "bits_per_byte", "preference_accuracy", "bytes_per_second", "mfu")
         if self._speaks:
             self._progress.update(step, **{name: values[name] for name in shown if name in values})
         self._logged, self._logged_waited = position, self._waited
-        self._sums, self._ratios, self._flops = [], {}, 0.0
+        self._measures, self._flops = [], 0.0
 
-    def evaluation(self, position: Position, split: str, by_source: dict[str, Sums]) -> None:
+    def evaluation(
+        self, position: Position, split: str, by_source: Mapping[str, Measures]
+    ) -> None:
         """The score of a split, and of each of its sources where there are several."""
-        name, bits = f"{split}_bits_per_byte", bits_per_byte(total(by_source.values()))
+        sums, ratios = add_measures(list(by_source.values()))
+        name, bits = f"{split}_bits_per_byte", bits_per_byte(sums)
         values, told = {"bytes": position.bytes, name: bits}, ""
         if len(by_source) > 1:
-            parts = {source: bits_per_byte(sums) for source, sums in by_source.items()}
+            parts = {source: bits_per_byte(part) for source, (part, _) in by_source.items()}
             values |= {f"{name}/{source}": part for source, part in parts.items()}
             told = f" ({', '.join(f'{source} {part:.4f}' for source, part in parts.items())})"
+        for measure, value in values_of(ratios).items():
+            values[f"{split}_{measure}"] = value
+            told += f", {measure.replace('_', ' ')} {value:.4f}"
         self._write(position.step, values)
         self.say(f"step {position.step}: {split} {bits:.4f} bits per byte{told}")
 
@@ -161,16 +162,20 @@ class Report:
     def stopped(self, position: Position) -> dict:
         return {"out": str(self._folder), "finished": False} | dataclasses.asdict(position)
 
-    def finish(self, position: Position, heldout: dict[str, Sums], texts: list[str]) -> dict:
+    def finish(
+        self, position: Position, heldout: Mapping[str, Measures], texts: list[str]
+    ) -> dict:
         """Shows the result, and writes it with the plot; returns it. heldout: by source."""
         result = {"out": str(self._folder), "finished": True} | dataclasses.asdict(position)
         result["bytes_per_second"] = position.bytes / max(position.seconds, 1e-9)
         if heldout:
-            result["heldout_bits_per_byte"] = bits_per_byte(total(heldout.values()))
-            result["heldout_bytes"] = int(total(heldout.values()).bytes)
+            sums, ratios = add_measures(list(heldout.values()))
+            result["heldout_bits_per_byte"] = bits_per_byte(sums)
+            result["heldout_bytes"] = int(sums.bytes)
+            result |= {f"heldout_{name}": value for name, value in values_of(ratios).items()}
         if len(heldout) > 1:
             result["heldout_bits_per_byte_by_source"] = {
-                source: bits_per_byte(sums) for source, sums in heldout.items()
+                source: bits_per_byte(part) for source, (part, _) in heldout.items()
             }
         if not self._speaks:
             return result

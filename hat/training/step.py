@@ -70,14 +70,17 @@ def train_step(
     batch: Batch,
     learning_rate: jax.Array,
     loss: Loss = language_modelling,
+    divisor: str | None = None,
 ) -> tuple[TrainState, StepMetrics]:
     """One optimizer step on a global batch of rows [B, ...], at the given learning rate.
 
-    The gradient is that of the loss per target: totals over everything, divided once. A step whose
-    loss or gradient is not finite leaves parameters and optimizer untouched and says so.
+    The gradient is that of the loss per target, or per what `divisor` counts (`Objective`): totals
+    over everything, divided once. A step whose loss or gradient is not finite leaves parameters
+    and optimizer untouched and says so.
     """
     grads, (sums, ratios) = sum_gradients(model, state.params, batch, accumulation_steps, loss)
-    grads = jax.tree.map(lambda g: g / jnp.maximum(sums.targets, 1.0), grads)
+    count = sums.targets if divisor is None else ratios[divisor][1]
+    grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), grads)
     grads = zero_frozen(config, grads, state.step)
     grads, norm = clip_by_global_norm(grads, config.clip_norm)
     finite = jnp.isfinite(norm) & jnp.isfinite(sums.nats)

@@ -136,6 +136,9 @@ class SmallStream:
         self.known = max(self.known, self.num_starts - 1 + (byte == 10))
         return Revealed(tuple(starts), self.known)
 
+    def finish(self) -> tuple[int, ...]:
+        return tuple(self.pending)
+
 
 def splitters() -> list:
     """The rule above, and every rule of the library; some with a cap that short texts reach."""

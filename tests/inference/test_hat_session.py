@@ -192,7 +192,7 @@ def test_a_push_that_is_refused_changes_nothing():
     session.push(ids(BOS))
     plain.push(ids(BOS))
     with pytest.raises(ValueError, match="cannot be read"):
-        session.push(ids(EOT))
+        session.push(ids(EOT + 2))
     with pytest.raises(ValueError, match=f"{ROWS} rows"):
         session.push(np.array([BOS]))
     np.testing.assert_array_equal(session.push(ids(97)), plain.push(ids(97)))

@@ -47,7 +47,7 @@ def test_refusals_change_nothing():
     ids[0] = 97
     with pytest.raises(ValueError, match="first id must be BOS"):
         session.push(ids)
-    ids[0] = EOT
+    ids[0] = EOT + 2  # of padding rows
     with pytest.raises(ValueError, match="cannot be read"):
         session.push(ids)
     with pytest.raises(ValueError, match=f"{ROWS} rows"):
