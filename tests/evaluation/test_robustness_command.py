@@ -53,6 +53,11 @@ def test_the_results_of_two_models(files):
         if cell.rate > 0:
             assert cell.metrics["noise_cost"].estimate != 0
             assert 0 < cell.metrics["edit_rate"].estimate < 0.5
+    steps = {(c.model, c.perturbation, c.rate): c.metrics["position_ratio"].estimate
+             for c in found.cells if c.task == results.ALL_TASKS and c.perturbation}  # fmt: skip
+    assert steps["flat", "bit-flip", 0.4] == 1  # as many bytes
+    assert steps["flat", "drop", 0.4] < steps["flat", "drop", 0.1] < 1
+    assert steps["hat", "drop", 0.4] < 1  # spaces go, and words with them
     assert {c.metric for c in found.comparisons} == {
         "noise_cost", "bits_per_byte", "accuracy", "likeliest"}
     for run in ("hat", "flat"):
