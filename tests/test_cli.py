@@ -158,7 +158,9 @@ def test_a_mistake_is_one_line(argv, expected, capsys):
 def test_benchmarks_are_found_without_importing_them(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "benchmarks"
     folder.mkdir()
-    (folder / "split.py").write_text('"""How fast text is split."""\nraise SystemExit("ran")\n')
+    (folder / "split.py").write_text(
+        '"""How fast text is split."""\nraise SystemExit("ran")\ndef run(arguments): ...\n'
+    )
     monkeypatch.setattr(hat, "__file__", str(tmp_path / "__init__.py"))
     assert cli.main(["bench"]) == 0
     assert "bench split  How fast text is split." in capsys.readouterr().out

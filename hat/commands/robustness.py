@@ -199,7 +199,7 @@ def table(results) -> str:
     curves = {(c.perturbation, c.model): c.metrics[metric] for c in results.curves
               if c.task == task and metric in c.metrics}
     names = [model.name for model in results.models]
-    width = max(24, *map(len, names))
+    width = max(26, *map(len, names))
     label = CURVE_METRICS[metric]
     lines = [f"{label.label}, {label.unit}, {task} [95 % interval]",
              f"{'':20}" + "".join(f"{name:>{width + 2}}" for name in names)]
