@@ -245,18 +245,25 @@ def first_group(attributes: str) -> list[int]:
     if found := re.search(
         r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes
     ):
-        dims = [int(dim) for dim in found[3].split(",")]
-        order = [int(dim) for dim in found[4].split(",")] if found[4] else range(len(dims))
-        ids = np.arange(math.prod(dims)).reshape(dims).transpose(order)
-        return ids.reshape(int(found[1]), int(found[2]))[0].tolist()
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
-        joined = set(re.findall(r"'([^']+)'", found[2]))
-        if "device_ids" not in found[1] and "(" not in found[2]:
-            ids = np.arange(math.prod(map(int, sizes.values())))
-            ids = ids.reshape([int(size) for size in sizes.values()])
-            return ids[tuple(slice(None) if axis in joined else 0 for axis in sizes)].ravel().tolist()
+        return _iota(found[3], found[4]).reshape(int(found[1]), int(found[2]))[0].tolist()
+    if found := re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? "
+        r"\{((?:'[^']+',?)+)\}",
+        attributes,
+    ):
+        sizes = {axis: int(size) for axis, size in re.findall(r"'([^']+)'=(\d+)", found[1])}
+        joined = set(re.findall(r"'([^']+)'", found[4]))
+        ids = _iota(found[2] or str(math.prod(sizes.values())), found[3])
+        ids = ids.reshape(list(sizes.values()))
+        return ids[tuple(slice(None) if axis in joined else 0 for axis in sizes)].ravel().tolist()
     raise ValueError(f"cannot read the groups of a collective: {attributes[:200]}")
+
+
+def _iota(dims: str, order: str | None) -> np.ndarray:
+    """0, 1, 2 ... in an array of `dims`, its axes then in this `order`; both as in "2,4"."""
+    sizes = [int(size) for size in dims.split(",")]
+    axes = [int(axis) for axis in order.split(",")] if order else range(len(sizes))
+    return np.arange(math.prod(sizes)).reshape(sizes).transpose(axes)
 
 
 def axes_of(group: Iterable[int], mesh: dict[str, int]) -> tuple[str, ...]:

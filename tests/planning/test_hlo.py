@@ -144,6 +144,8 @@ def test_an_asynchronous_fusion_hides_its_channel():
         ("replica_groups=[1,8]<=[8]", list(range(8)), ("fsdp", "tensor")),
         ("replica_groups=mesh['a'=4,'b'=2] {'b'}", [0, 1], ("tensor",)),
         ("replica_groups=mesh['a'=4,'b'=2] {'a','b'}", list(range(8)), ("fsdp", "tensor")),
+        ("replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}", [0, 2, 4, 6], ("fsdp",)),
+        ("replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a'}", [0, 1], ("tensor",)),
         ("source_target_pairs={{0,2},{2,4}}", [0, 2], ("fsdp",)),
     ],
 )

@@ -82,8 +82,10 @@ def test_evaluate_scores_files(capsys, trained, folder, tmp_path):
     assert result["bits_per_byte"] == pytest.approx(total / result["bytes"])
 
 
-def test_bench_train_names_every_part(capsys, config):
-    result = call(capsys, "bench", "train", config, "--repeats", 2)
+def test_bench_train_names_every_part(capsys, config, tmp_path):
+    trace = tmp_path / "trace"
+    result = call(capsys, "bench", "train", config, "--repeats", 2, "--profile", trace)
+    assert list(trace.rglob("*.xplane.pb"))
     parts = {"encoder", "connector", "backbone", "decoder", "head", "optimizer", "loader"}
     assert set(result["parts"]) == parts
     assert result["bytes_per_second"] > 0
