@@ -57,11 +57,21 @@ COMMANDS = {
     "evaluate harness": Command(
         "hat.commands.harness", "run lm-evaluation-harness tasks on a trained model"
     ),
+    "byte-exact score": Command(
+        "hat.commands.byte_exact_score", "score a text byte by byte under a tokenized model"
+    ),
+    "byte-exact generate": Command(
+        "hat.commands.byte_exact_generate", "continue a prompt that may end inside a token"
+    ),
+    "byte-exact ensemble": Command(
+        "hat.commands.byte_exact_ensemble", "several models, any vocabularies, as one"
+    ),
     "perturb": Command("hat.commands.perturb", "show what a perturbation does to a text"),
     "params": Command("hat.commands.params", "count the parameters of a config, part by part"),
 }
 GROUPS = {
     "evaluate": "measure models, splitters and tokenizers",
+    "byte-exact": "bytes from models of tokens",
     "bench": "run a benchmark",
     "reproduce": "run an experiment from beginning to end",
 }

@@ -8,6 +8,7 @@ stacks, the longest word, and the backbone's keys and values.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -76,6 +77,12 @@ class WordTracker:
         self.num_complete = 0  # words, BOS included
         self.begin = 0  # where the first word not known to be complete begins
         self._starts: list[int] = []  # known word starts after `begin`
+
+    def fork(self) -> WordTracker:
+        """An independent tracker of the same bytes."""
+        other = copy.copy(self)
+        other._stream, other._starts = copy.copy(self._stream), list(self._starts)
+        return other
 
     def push(self, id: int) -> list[Word]:
         """Reads one id and returns the words that it makes complete, in order."""
@@ -159,6 +166,13 @@ class HatSession:
                 (config.decoder.num_layers, batch_size, config.decoder.hidden_size), dtype
             ),
         )
+
+    def fork(self) -> HatSession:
+        """An independent session that has read the same; for the splitters of `hat.text`."""
+        other = copy.copy(self)
+        other._trackers = [tracker.fork() for tracker in self._trackers]
+        other._state = jax.tree.map(jnp.copy, self._state)  # a push gives its arrays away
+        return other
 
     @staticmethod
     def encode(text: bytes) -> list[int]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from hat.errors import UserError
 from hat.text import ids as byte_ids
-from hat.text import tiktoken_file
+from hat.text import sentencepiece_file, tiktoken_file
 
 SPACE = "\u2581"  # how SentencePiece writes a space inside a piece
 _BOS_NAMES = ("<|begin_of_text|>", "<s>", "<bos>")
@@ -33,7 +33,8 @@ class Tokenizer:
 
     name: identifies the vocabulary in fingerprints. vocab_size: ids below it belong to the
     vocabulary. bos, eot, pad: special ids. num_ids: rows that an embedding needs, a multiple of 8.
-    byte_lengths: int32[num_ids], bytes that each id spells, 0 for specials.
+    byte_lengths: int32[num_ids], bytes that each id spells, 0 for specials. spells_apart: whether
+    U+2581 is spelled byte by byte, as if each were invalid.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Tokenizer:
                 "more: use a byte-level BPE or a SentencePiece model with byte_fallback"
             )
         self._single = np.array([single[byte] for byte in range(256)], np.int32)
+        self.spells_apart = bool(apart)
         # "surrogateescape" decodes an invalid byte to U+DC80..U+DCFF.
         self._stretch = re.compile(f"([\udc80-\udcff{apart}]+)")
 
@@ -118,7 +120,7 @@ class JsonTokenizer(Tokenizer):
 
         self._text = text
         try:
-            spec = json.loads(text)
+            self.spec = spec = json.loads(text)  # as it is used: with the changes switched off
             _switch_off_changes(spec)
             library = tokenizers.Tokenizer.from_str(json.dumps(spec))
         except Exception as error:  # the library raises bare Exception
@@ -180,6 +182,10 @@ class SentencePieceTokenizer(Tokenizer):
             i if i >= 0 else None for i in (library.bos_id(), library.eos_id(), library.pad_id())
         )
         super().__init__(_name("sentencepiece", model), spellings, specials, SPACE)
+
+    def pieces(self) -> tuple[int, list[sentencepiece_file.Piece]]:
+        """The kind of the model and its pieces, by id."""
+        return sentencepiece_file.read_model(self._model)
 
     def save(self, folder: Path) -> None:
         (Path(folder) / self.FILE).write_bytes(self._model)

@@ -1,0 +1,1 @@
+"""Exact byte-level probabilities of tokenized models, and of any other model of bytes."""

@@ -1,0 +1,95 @@
+"""Nodes that sessions share: each is evaluated once and keeps its slot while anyone can reach it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from hat.byte_exact.tree_attention import FEWEST_SLOTS, Evaluator, bucket
+from hat.inference.caches import grow
+
+_MOST = 256  # nodes in one call
+
+
+class Node:
+    """A sequence of tokens: its last, and the node before. logprob: of the sequence in nats, None
+    until the node before has been read. Its slot is given back when nothing refers to it."""
+
+    __slots__ = ("_pool", "token", "parent", "depth", "configuration", "logprob", "path")
+
+    def __init__(self, pool: Pool, token: int, parent: Node | None, configuration: int):
+        self._pool = pool
+        self.token, self.parent, self.configuration = token, parent, configuration
+        self.depth = 0 if parent is None else parent.depth + 1
+        self.logprob = 0.0 if parent is None else None
+        self.path: np.ndarray | None = None  # slots of its ancestors and its own, once evaluated
+
+    def __del__(self):
+        if self.path is not None:
+            self._pool.free.append(int(self.path[-1]))
+
+
+class Pool:
+    """The slots of one row of a cache."""
+
+    def __init__(self, evaluator: Evaluator):
+        self.free: list[int] = list(range(FEWEST_SLOTS))[::-1]
+        self._evaluator = evaluator
+        self._size = FEWEST_SLOTS
+        self._cache = evaluator.empty(1, self._size)
+        self._depths = np.zeros(self._size, np.int64)  # of the node in each slot
+
+    def read(self, nodes: Iterable[Node], rows: dict[Node, np.ndarray]) -> None:
+        """Puts the log-probabilities float32 [ids] after each node into `rows`, where there are
+        none yet, and fills in the `logprob` of the nodes and of all before them."""
+        wanted: dict[Node, None] = {}
+        keep = set(nodes)
+        for node in keep:
+            if node not in rows:
+                wanted[node] = None
+            while node is not None and (node.logprob is None or node.path is None):
+                if node.path is None:
+                    wanted[node] = None
+                if node.logprob is None and node.parent not in rows:
+                    wanted[node.parent] = None
+                node = node.parent
+        read: dict[Node, np.ndarray] = {}
+        ordered = sorted(wanted, key=lambda node: node.depth)
+        most = min(_MOST, self._evaluator.max_nodes)
+        for first in range(0, len(ordered), most):
+            part = ordered[first : first + most]
+            read.update(zip(part, self._evaluate(part)))
+        for node in sorted({*wanted, *keep}, key=lambda node: node.depth):
+            if node.logprob is None:
+                before = rows[node.parent] if node.parent in rows else read[node.parent]
+                node.logprob = node.parent.logprob + float(before[node.token])
+        rows.update((node, read[node]) for node in keep if node in read)
+
+    def _evaluate(self, nodes: list[Node]) -> np.ndarray:
+        """float32 [n, ids]; the nodes before these are evaluated, or stand before them."""
+        self._make_room(sum(node.path is None for node in nodes))
+        size = bucket(len(nodes))
+        tokens, depths = np.zeros((1, size), np.int32), np.zeros((1, size), np.int32)
+        slots = np.full((1, size), self._size, np.int32)
+        visible = np.zeros((1, size, self._size), bool)
+        for i, node in enumerate(nodes):
+            if node.path is None:
+                before = () if node.parent is None else node.parent.path
+                node.path = np.append(before, self.free.pop()).astype(np.int32)
+                self._depths[node.path[-1]] = node.depth
+            tokens[0, i], depths[0, i], slots[0, i] = node.token, node.depth, node.path[-1]
+            visible[0, i, node.path] = True
+        if self._evaluator.window is not None:
+            visible &= self._depths > depths[..., None] - self._evaluator.window
+        self._cache, logprobs = self._evaluator.extend(self._cache, tokens, depths, slots, visible)
+        return np.asarray(logprobs)[0, : len(nodes)]
+
+    def _make_room(self, needed: int) -> None:
+        if needed <= len(self.free):
+            return
+        size = bucket(self._size - len(self.free) + needed)
+        self._cache = grow(self._cache, size)
+        self.free = list(range(self._size, size))[::-1] + self.free
+        self._depths = np.pad(self._depths, (0, size - self._size))
+        self._size = size
