@@ -66,12 +66,23 @@ COMMANDS = {
     "byte-exact ensemble": Command(
         "hat.commands.byte_exact_ensemble", "several models, any vocabularies, as one"
     ),
+    "equal-info train-m1": Command(
+        "hat.commands.equal_info_train_m1", "train the small byte model that makes windows"
+    ),
+    "equal-info build": Command(
+        "hat.commands.equal_info_build", "make the static table of windows of a byte model"
+    ),
+    "equal-info encode": Command(
+        "hat.commands.equal_info_encode", "turn a file into the tokens of a table"
+    ),
+    "equal-info decode": Command("hat.commands.equal_info_decode", "turn tokens into the file"),
     "perturb": Command("hat.commands.perturb", "show what a perturbation does to a text"),
     "params": Command("hat.commands.params", "count the parameters of a config, part by part"),
 }
 GROUPS = {
     "evaluate": "measure models, splitters and tokenizers",
     "byte-exact": "bytes from models of tokens",
+    "equal-info": "compress text into windows of equal information, and learn from them",
     "bench": "run a benchmark",
     "reproduce": "run an experiment from beginning to end",
 }

@@ -54,14 +54,7 @@ class Tokenizer:
         self.num_ids = -(-used // 8) * 8
         self._spellings = list(spellings) + [b""] * (self.num_ids - len(spellings))
         self.byte_lengths = np.array([len(s) for s in self._spellings], np.int32)
-        single = {s[0]: i for i, s in reversed(list(enumerate(spellings))) if len(s) == 1}
-        missing = sorted(set(range(256)) - set(single))
-        if missing:
-            raise UserError(
-                f"tokenizer {name} has no token for byte {missing[0]:#04x} and {len(missing) - 1} "
-                "more: use a byte-level BPE or a SentencePiece model with byte_fallback"
-            )
-        self._single = np.array([single[byte] for byte in range(256)], np.int32)
+        self._single = self._single_tokens(spellings)
         self.spells_apart = bool(apart)
         # "surrogateescape" decodes an invalid byte to U+DC80..U+DCFF.
         self._stretch = re.compile(f"([\udc80-\udcff{apart}]+)")
@@ -92,6 +85,18 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Writes the one file that `load_tokenizer(folder)` reads."""
         raise NotImplementedError
+
+    def _single_tokens(self, spellings: Sequence[bytes]) -> np.ndarray:
+        """int32 [256]: the token of each byte alone. UserError where there is none."""
+        single = {s[0]: i for i, s in reversed(list(enumerate(spellings))) if len(s) == 1}
+        missing = sorted(set(range(256)) - set(single))
+        if missing:
+            raise UserError(
+                f"tokenizer {self.name} has no token for byte {missing[0]:#04x} and "
+                f"{len(missing) - 1} more: use a byte-level BPE or a SentencePiece model with "
+                "byte_fallback"
+            )
+        return np.array([single[byte] for byte in range(256)], np.int32)
 
     def _encode_text(self, text: str) -> list[int]:
         raise NotImplementedError
@@ -194,20 +199,25 @@ class SentencePieceTokenizer(Tokenizer):
         return self._library.encode(text)
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """From a `.json` or `.model` file, or a folder with a tokenizer.json or tokenizer.model.
+FILES = (JsonTokenizer.FILE, SentencePieceTokenizer.FILE, "tokenizer.table")  # in a folder
 
-    A `.model` file is SentencePiece's, or tiktoken's as Llama 3 has it.
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """From a file of FILES (or of another name that ends like one), or a folder with one.
+
+    A `.model` file is SentencePiece's, or tiktoken's as Llama 3 has it; a `.table` is of windows
+    (hat.text.window_table).
     """
     path = Path(path)
-    kinds = {".json": JsonTokenizer, ".model": SentencePieceTokenizer}
     if path.is_dir():
-        files = [path / kind.FILE for kind in kinds.values() if (path / kind.FILE).is_file()]
+        files = [path / name for name in FILES if (path / name).is_file()]
         if not files:
-            raise UserError(f"{path}: neither tokenizer.json nor tokenizer.model in this folder")
+            raise UserError(f"{path}: none of {', '.join(FILES)} in this folder")
         path = files[0]
-    if path.suffix not in kinds:
-        raise UserError(f"{path}: a tokenizer is a tokenizer.json or a SentencePiece .model file")
+    if path.suffix not in (Path(name).suffix for name in FILES):
+        raise UserError(
+            f"{path}: a tokenizer is a tokenizer.json, a SentencePiece .model or a .table file"
+        )
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -215,6 +225,10 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     try:
         if path.suffix == ".json":
             return JsonTokenizer(data.decode())
+        if path.suffix == ".table":  # with its compiled loops, which the others do without
+            from hat.text.window_table import TableTokenizer, WindowTable
+
+            return TableTokenizer(WindowTable.from_bytes(data))
         if tiktoken_file.is_tiktoken(data):
             alphabet = {byte: character for character, byte in _BYTE_OF.items()}
             return JsonTokenizer(tiktoken_file.to_json(data, alphabet))
