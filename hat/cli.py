@@ -66,6 +66,8 @@ COMMANDS = {
     "byte-exact ensemble": Command(
         "hat.commands.byte_exact_ensemble", "several models, any vocabularies, as one"
     ),
+    "compress": Command("hat.commands.compress", "compress a file with a trained byte model"),
+    "decompress": Command("hat.commands.decompress", "turn a compressed file back"),
     "equal-info train-m1": Command(
         "hat.commands.equal_info_train_m1", "train the small byte model that makes windows"
     ),

@@ -23,6 +23,9 @@ from hat.models.model import Params
 from hat.text.ids import BOS
 
 
+PROBE_STEPS = 12
+
+
 class Predictor(Protocol):
     """rows: B. root: weights int64 [256] of the first byte of a text. model_hash: of what decides
     the weights, but for the arithmetic of the machine. windowed: whether rows may begin anew each
@@ -54,8 +57,8 @@ class Snapshot(NamedTuple):
 class LlamaPredictor:
     """A flat byte-level Llama, such as M1.
 
-    context: positions of the cache where the stack has no window; a row whose cache is full begins
-    anew by itself, with the byte that it is pushed.
+    context: bytes after BOS that the model has been trained to read. Where its window is as long or
+    it has none, a row that has read so many begins anew by itself, with the byte that it is pushed.
     """
 
     windowed = True
@@ -64,9 +67,11 @@ class LlamaPredictor:
         check_m1(model.config)
         self.rows = rows
         self.model_hash = hash_model(model, params)
+        self._context = context
         self._model, self._params = model, compute_params(model, params)
         stack = model.config.stack
-        self._ring = stack.window is not None
+        # A model that has always seen BOS in its window must go on seeing it.
+        self._ring = stack.window is not None and stack.window <= context
         self._size = stack.window or context + 1
         self._cache = stack_cache(stack, rows, self._size, jnp.dtype(model.config.dtype))
         self._positions = np.zeros(rows, np.int32)
@@ -88,7 +93,7 @@ class LlamaPredictor:
     def push(self, symbols: np.ndarray, restart: np.ndarray | None = None) -> np.ndarray:
         restart = np.zeros(self.rows, bool) if restart is None else restart
         if not self._ring:
-            restart = restart | (self._positions >= self._size - 1)
+            restart = restart | (self._positions >= self._context)
         self._positions = np.where(restart, 1, self._positions + 1).astype(np.int32)
         return weights_of(self._step(np.asarray(symbols, np.int32), restart))
 
@@ -138,6 +143,21 @@ def _step(model, params, cache: Cache, first, ids, positions, restart):
     return cache, jax.nn.softmax(logits)
 
 
+def fingerprint(predictor: Predictor, portable: bool) -> bytes:
+    """8 bytes: what the predictor computes here for a text of bytes of every kind. The weights of
+    an integer model are the same everywhere; others also name the libraries and the device."""
+    digest = hashlib.sha256()
+    if not portable:
+        device = jax.devices()[0]
+        digest.update(f"{jax.__version__} {device.platform} {device.device_kind}".encode())
+    weights = predictor.begin()
+    for step in range(PROBE_STEPS):
+        digest.update(np.ascontiguousarray(weights[0], "<i8").tobytes())
+        symbols = (np.arange(predictor.rows) * 7 + step * 37 + 32) % NUM_BYTES
+        weights = predictor.push(symbols.astype(np.uint8))
+    return digest.digest()[:8]
+
+
 def check_m1(config, path: object = "this model") -> None:
     """UserError unless the config is that of a flat byte-level Llama."""
     if not isinstance(config, LlamaConfig) or config.num_tokens != NUM_BYTES:
@@ -147,9 +167,9 @@ def check_m1(config, path: object = "this model") -> None:
         )
 
 
-def hash_model(model, params: Params) -> str:
-    """SHA-256, hex, of a model's config and of every parameter."""
-    digest = hashlib.sha256(repr(model.config).encode())
+def hash_model(model, params: Params, *names: str) -> str:
+    """SHA-256, hex, of a model's config, of every parameter, and of what else has a name."""
+    digest = hashlib.sha256(repr((model.config, *names)).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)}{array.dtype}{array.shape}".encode())
