@@ -78,6 +78,12 @@ COMMANDS = {
         "hat.commands.equal_info_encode", "turn a file into the tokens of a table"
     ),
     "equal-info decode": Command("hat.commands.equal_info_decode", "turn tokens into the file"),
+    "equal-info stats": Command(
+        "hat.commands.equal_info_stats", "compare a table with BPE and SentencePiece"
+    ),
+    "equal-info analyse": Command(
+        "hat.commands.equal_info_analyse", "show information, stability and randomness of windows"
+    ),
     "perturb": Command("hat.commands.perturb", "show what a perturbation does to a text"),
     "params": Command("hat.commands.params", "count the parameters of a config, part by part"),
 }

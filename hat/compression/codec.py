@@ -21,7 +21,7 @@ from hat.errors import UserError
 
 CDF_BITS = 24
 ROWS = (1, 8, 64)  # of a step: as few kinds as will do, since each is compiled
-LEAST_CHUNK, MOST_CHUNK = 1 << 14, 1 << 17  # bytes; more is better coded, fewer are quicker
+LEAST_CHUNK, MOST_CHUNK = 1 << 13, 1 << 17  # bytes; more is better coded, fewer are quicker
 
 Progress = Callable[[int], None]  # bytes of the original that are through
 # A predictor of so many rows.

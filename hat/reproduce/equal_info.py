@@ -31,7 +31,13 @@ from hat.models.flops import TRAINING_FACTOR
 from hat.models.layers import StackConfig
 from hat.models.llama import LlamaConfig
 from hat.reproduce import equal_info_text as text
-from hat.text.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
+from hat.text.tokenizers import (
+    ByteTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    train_bpe,
+    train_sentencepiece,
+)
 from hat.text.window_table import TableTokenizer
 from hat.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from hat.training.experiment import Experiment
@@ -151,9 +157,9 @@ def spell(out: Path, texts: text.Texts, size: Size) -> dict[str, Arm]:
         return Arm("bytes", out / "streams.arrayrecord", heldout)
 
     arms = {"bytes": Arm("bytes", plain, texts.heldout)}
-    arms["bpe"] = tokens("bpe", lambda: text.bpe(texts.train, size.vocabulary))
+    arms["bpe"] = tokens("bpe", lambda: train_bpe(text.first(texts.train), size.vocabulary))
     arms["sentencepiece"] = tokens(
-        "sentencepiece", lambda: text.sentencepiece(texts.train, size.vocabulary)
+        "sentencepiece", lambda: train_sentencepiece(text.first(texts.train), size.vocabulary)
     )
     arms["stop-12"] = tokens("stop-12", windows(12, "stop-cell"))
     stop, greedy = tokens("stop-16", windows(16, "stop-cell")), tokens(

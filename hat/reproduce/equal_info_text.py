@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from hat.data.sources import Skipped, Source
 from hat.errors import UserError
 from hat.inference.run import Run
 from hat.text.ids import BOS
-from hat.text.tokenizers import SentencePieceTokenizer, Tokenizer, train_bpe
+from hat.text.tokenizers import Tokenizer
 
 CDF_BITS = 16
 ROWS = 64  # of M1, at once, when a text is coded as one stream
@@ -69,31 +68,8 @@ def write_documents(path: Path, documents: Sequence[bytes]) -> None:
     partial.replace(path)
 
 
-def bpe(documents: Sequence[bytes], size: int) -> Tokenizer:
-    return train_bpe(_first(documents), size)
-
-
-def sentencepiece(documents: Sequence[bytes], size: int) -> Tokenizer:
-    """A unigram model with byte fallback, as T5's, that changes no character."""
-    import sentencepiece as library
-
-    model = io.BytesIO()
-    # The trainer reads lines; their ends are spelled by a token of their own.
-    lines = [line for text in _first(documents) for line in
-             text.decode("utf-8", "ignore").split("\n") if 0 < len(line) < 1000]  # fmt: skip
-    try:
-        library.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_writer=model, vocab_size=size,
-            model_type="unigram", byte_fallback=True, normalization_rule_name="identity",
-            remove_extra_whitespaces=False, add_dummy_prefix=False, user_defined_symbols=["\n"],
-            num_threads=2, minloglevel=2,
-        )  # fmt: skip
-    except RuntimeError as error:
-        raise UserError(f"the text is too short for {size} SentencePiece tokens: {error}") from None
-    return SentencePieceTokenizer(model.getvalue())
-
-
-def _first(documents: Sequence[bytes]) -> Iterator[bytes]:
+def first(documents: Sequence[bytes]) -> Iterator[bytes]:
+    """As many documents as vocabularies are trained on."""
     size = 0
     for document in documents:
         if size < TRAINED_BYTES:

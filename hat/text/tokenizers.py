@@ -268,6 +268,32 @@ def train_bpe(documents: Iterable[bytes], vocab_size: int) -> JsonTokenizer:
     return JsonTokenizer(library.to_str())
 
 
+def train_sentencepiece(documents: Iterable[bytes], vocab_size: int) -> SentencePieceTokenizer:
+    """A unigram SentencePiece model with byte fallback that changes no character.
+
+    Trained on lines; their ends are a token of their own. Lines of 1,000 characters and more, and
+    invalid UTF-8, are left out of the training. UserError where the text has too few pieces.
+    """
+    import io
+
+    import sentencepiece
+
+    model = io.BytesIO()
+    texts = (document.decode("utf-8", "ignore") for document in documents)
+    lines = [line for text in texts for line in text.split("\n") if 0 < len(line) < 1000]
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=model, vocab_size=vocab_size,
+            model_type="unigram", byte_fallback=True, normalization_rule_name="identity",
+            remove_extra_whitespaces=False, add_dummy_prefix=False, user_defined_symbols=["\n"],
+            num_threads=2, minloglevel=2,
+        )  # fmt: skip
+    except (RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"no SentencePiece model of {vocab_size} tokens: {reason}") from None
+    return SentencePieceTokenizer(model.getvalue())
+
+
 def _name(kind: str, content: bytes) -> str:
     return f"{kind}:{hashlib.sha256(content).hexdigest()[:16]}"
 
