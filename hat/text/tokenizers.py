@@ -286,6 +286,7 @@ def train_sentencepiece(documents: Iterable[bytes], vocab_size: int) -> Sentence
             sentence_iterator=iter(lines), model_writer=model, vocab_size=vocab_size,
             model_type="unigram", byte_fallback=True, normalization_rule_name="identity",
             remove_extra_whitespaces=False, add_dummy_prefix=False, user_defined_symbols=["\n"],
+            allow_whitespace_only_pieces=True,  # the indentation of code
             num_threads=2, minloglevel=2,
         )  # fmt: skip
     except (RuntimeError, OSError) as error:
