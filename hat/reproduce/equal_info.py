@@ -62,6 +62,8 @@ class Size:
     num_layers: int = 4
 
 
+ARMS = ("bytes", "bpe", "sentencepiece", "stop-12", "stop-16-in-8", "greedy-16-in-8",
+        "arithmetic-in-8", "stop-16", "greedy-16")  # fmt: skip
 SMOKE = Size(60_000, 3_000, 1e8, 3, 400, 16, 1)
 
 
@@ -85,6 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="(default: 0)")
     parser.add_argument("--m1-steps", metavar="N", type=positive_int, default=Size().m1_steps,
                         help=f"(default: {Size().m1_steps})")
+    parser.add_argument("--arms", metavar="NAME", nargs="+", default=list(ARMS),
+                        help=f"the spellings to train (default: all of {', '.join(ARMS)})")
     parser.add_argument("--smoke", action="store_true", help="tiny and short: only that it runs")
 
 
@@ -93,13 +97,17 @@ def run(arguments: argparse.Namespace) -> dict:
     size = dataclasses.replace(Size(), flops=arguments.flops, m1_steps=arguments.m1_steps)
     size = SMOKE if arguments.smoke else size
     settings = {"text": arguments.text, "seed": seed, **dataclasses.asdict(size)}
+    unknown = set(arguments.arms) - set(ARMS)
+    if unknown:
+        raise UserError(f"--arms {unknown.pop()}: choose from {', '.join(ARMS)}")
     _settle(out, settings)
     texts = text.draw_texts(arguments.text, size.train_bytes, size.heldout_bytes, seed)
     text.write_documents(out / "text.arrayrecord", texts.train)
     train(m1_experiment(out / "text.arrayrecord", size, seed), out / "m1")
-    arms = spell(out, texts, size)
+    spellings = Spellings(out, texts, size)
     results = {}
-    for name, arm in arms.items():
+    for name in (name for name in ARMS if name in arguments.arms):
+        arm = spellings.arm(name)
         path = out / "models" / name / "measured.json"
         if not path.exists():
             warn(f"{name}: training")
@@ -125,51 +133,55 @@ def _settle(out: Path, settings: dict) -> None:
 # --- the spellings --------------------------------------------------------------------------------
 
 
-def spell(out: Path, texts: text.Texts, size: Size) -> dict[str, Arm]:
-    plain = out / "text.arrayrecord"
-    m1 = load_run(out / "m1")
+@dataclasses.dataclass(frozen=True)
+class Spellings:
+    """Makes what an arm reads, in the folder `out`, where it is not there."""
 
-    def tokens(name: str, make: Callable[[], Tokenizer]) -> Arm:
-        folder = text.save_tokenizer(out / name, make)
-        return Arm(str(folder), plain, texts.heldout)
+    out: Path
+    texts: text.Texts
+    size: Size
 
-    def windows(bits: int, mode: str) -> Callable[[], Tokenizer]:
-        def make() -> Tokenizer:
-            predictor, context = load_m1(out / "m1", TABLE_ROWS)
-            with Progress(f"{mode} {bits}", unit="windows") as progress:
-                built = build_table(predictor, WindowConfig(bits, mode, context), progress.update)
-            return TableTokenizer(built)
+    def arm(self, name: str) -> Arm:
+        kind, _, rest = name.partition("-")
+        if name == "bytes":
+            return Arm("bytes", self.out / "text.arrayrecord", self.texts.heldout)
+        if name == "arithmetic-in-8":
+            return self._streams()
+        if kind in ("stop", "greedy"):
+            bits, _, halves = rest.partition("-")
+            mode = "stop-cell" if kind == "stop" else "paper"
+            arm = self._tokens(f"{kind}-{bits}", lambda: self._windows(int(bits), mode))
+            return self._halves(name, arm) if halves else arm
+        make = train_bpe if name == "bpe" else train_sentencepiece
+        return self._tokens(
+            name, lambda: make(text.first(self.texts.train), self.size.vocabulary)
+        )
 
-        return make
+    def _tokens(self, name: str, make: Callable[[], Tokenizer]) -> Arm:
+        folder = text.save_tokenizer(self.out / name, make)
+        return Arm(str(folder), self.out / "text.arrayrecord", self.texts.heldout)
 
-    def halves(name: str, its: Arm) -> Arm:
-        path, tokenizer = out / f"{name}.arrayrecord", load_tokenizer(its.tokenizer)
+    def _windows(self, bits: int, mode: str) -> Tokenizer:
+        predictor, context = load_m1(self.out / "m1", TABLE_ROWS)
+        with Progress(f"{mode} {bits}", unit="windows") as progress:
+            built = build_table(predictor, WindowConfig(bits, mode, context), progress.update)
+        return TableTokenizer(built)
+
+    def _halves(self, name: str, its: Arm) -> Arm:
+        path, tokenizer = self.out / f"{name}.arrayrecord", load_tokenizer(its.tokenizer)
         if not path.exists():
-            text.write_documents(path, text.in_halves(tokenizer, texts.train))
-        return Arm("bytes", path, text.in_halves(tokenizer, texts.heldout))
+            text.write_documents(path, text.in_halves(tokenizer, self.texts.train))
+        return Arm("bytes", path, text.in_halves(tokenizer, self.texts.heldout))
 
-    def streams() -> Arm:
-        total = sum(map(len, texts.train))
-        with Progress("arithmetic coding", total=total, unit="B") as progress:
-            coded = text.streams_once(out / "streams", m1, texts.train, progress.update)
-        text.write_documents(out / "streams.arrayrecord", coded)
-        heldout = text.as_streams(m1, texts.heldout, lambda done: None)
-        return Arm("bytes", out / "streams.arrayrecord", heldout)
-
-    arms = {"bytes": Arm("bytes", plain, texts.heldout)}
-    arms["bpe"] = tokens("bpe", lambda: train_bpe(text.first(texts.train), size.vocabulary))
-    arms["sentencepiece"] = tokens(
-        "sentencepiece", lambda: train_sentencepiece(text.first(texts.train), size.vocabulary)
-    )
-    arms["stop-12"] = tokens("stop-12", windows(12, "stop-cell"))
-    stop, greedy = tokens("stop-16", windows(16, "stop-cell")), tokens(
-        "greedy-16", windows(16, "paper")
-    )
-    arms["stop-16-in-8"] = halves("stop-16-in-8", stop)
-    arms["greedy-16-in-8"] = halves("greedy-16-in-8", greedy)
-    arms["arithmetic-in-8"] = streams()
-    arms["stop-16"], arms["greedy-16"] = stop, greedy
-    return arms
+    def _streams(self) -> Arm:
+        path, m1 = self.out / "streams.arrayrecord", load_run(self.out / "m1")
+        if not path.exists():
+            total = sum(map(len, self.texts.train))
+            with Progress("arithmetic coding", total=total, unit="B") as progress:
+                coded = text.as_streams(m1, self.texts.train, progress.update)
+            text.write_documents(path, coded)
+        heldout = text.as_streams(m1, self.texts.heldout, lambda done: None)
+        return Arm("bytes", path, heldout)
 
 
 # --- the models -----------------------------------------------------------------------------------

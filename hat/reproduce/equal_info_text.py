@@ -13,7 +13,6 @@ import numpy as np
 
 from hat.compression import range_coder
 from hat.compression.probabilities import NUM_BYTES, cumulative, weights_of
-from hat.data.records import write_file
 from hat.data.sources import Skipped, Source
 from hat.errors import UserError
 from hat.inference.run import Run
@@ -107,6 +106,7 @@ def as_streams(m1: Run, documents: Sequence[bytes], say: Callable[[int], None]) 
     pieces = [(number, data[i : i + length]) for number, data in enumerate(documents)
               for i in range(0, len(data), length)]  # fmt: skip
     cells: list[list[np.ndarray]] = [[] for _ in documents]
+    done = 0
     for begin in range(0, len(pieces), ROWS):
         batch = pieces[begin : begin + ROWS]
         ids = np.zeros((ROWS, length + 1), np.int32)
@@ -118,7 +118,8 @@ def as_streams(m1: Run, documents: Sequence[bytes], say: Callable[[int], None]) 
             symbols = np.frombuffer(data, np.uint8).astype(np.int64)
             at = np.arange(len(symbols))
             cells[number].append(np.stack([tables[row, at, symbols], tables[row, at, symbols + 1]]))
-        say(sum(len(data) for _, data in pieces[: begin + ROWS]))
+        done += sum(len(data) for _, data in batch)
+        say(done)
     joined = (np.concatenate(its, axis=1) for its in cells)
     return [range_coder.encode(low, high, CDF_BITS) for low, high in joined]
 
@@ -130,18 +131,3 @@ def _probabilities(model, params, ids) -> jax.Array:
     position = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
     batch = {"tokens": ids, "segment": ones, "position": position}
     return jax.nn.softmax(model.logits(params, batch)[..., :NUM_BYTES])
-
-
-def streams_once(
-    path: Path, m1: Run, documents: Sequence[bytes], say: Callable[[int], None]
-) -> list[bytes]:
-    """`as_streams`, kept in a file of lengths and streams."""
-    if not path.exists():
-        streams = as_streams(m1, documents, say)
-        lengths = np.array([len(s) for s in streams], "<i8").tobytes()
-        write_file(path, np.int64(len(streams)).tobytes() + lengths + b"".join(streams))
-    content = path.read_bytes()
-    count = int(np.frombuffer(content[:8], "<i8")[0])
-    lengths = np.frombuffer(content[8 : 8 + 8 * count], "<i8")
-    ends = 8 + 8 * count + np.cumsum(lengths)
-    return [content[end - size : end] for end, size in zip(ends.tolist(), lengths.tolist())]
