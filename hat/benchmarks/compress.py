@@ -41,7 +41,7 @@ from hat.errors import UserError
 from hat.text.window_table import TableTokenizer
 
 ROWS = 128
-SYMBOLS = 200_000  # for the entropy coders; the one in Python gets a twentieth
+SYMBOLS = 60_000  # for the entropy coders; the one in Python gets a twentieth
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

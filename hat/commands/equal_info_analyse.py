@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from hat.commands.arguments import positive_int
+from hat.commands.files import check_new_folder, read_input
 from hat.errors import UserError
 
 GRAMS = (1, 2, 4, 8, 12, 16)
@@ -29,11 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict:
-    from hat.commands.files import read_input
-
     out = arguments.out
-    if out.exists() or not out.absolute().parent.is_dir():
-        raise UserError(f"--out {out}: give a new folder in one that is there")
+    check_new_folder(out)
     text = read_input(arguments.text)[: arguments.bytes]
     if len(text.split()) < 2:
         raise UserError(f"{arguments.text} has no two words: give a longer text")

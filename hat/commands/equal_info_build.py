@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from hat.commands.arguments import positive_int
-from hat.errors import UserError
+from hat.commands.files import check_new_folder
 
 ROWS = 128  # of the model's step; others would round otherwise, and make another table
 
@@ -28,8 +28,7 @@ def run(arguments: argparse.Namespace) -> dict:
     from hat.data.records import appearing
 
     out = arguments.out
-    if out.exists():
-        raise UserError(f"--out {out} is there already; choose another")
+    check_new_folder(out)
     from hat.compression.build import build_table
     from hat.compression.run import load_m1, window_config
     from hat.text.window_table import TableTokenizer

@@ -24,10 +24,22 @@ def check_output(path: Path, force: bool, source: Path | None = None) -> None:
         raise UserError(f"{path} is a folder; give a file as --out")
     if path.exists() and not force:
         raise UserError(f"{path} is there already; choose another --out, or --force to replace it")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"{path.absolute().parent} is no folder; make it, or choose another --out")
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise UserError(f"{path.absolute().parent} cannot be written to; choose another --out")
+    _check_parent(path)
+
+
+def check_new_folder(path: Path) -> None:
+    """UserError where the output folder is there already, or cannot be made."""
+    if path.exists():
+        raise UserError(f"{path} is there already; choose another --out")
+    _check_parent(path)
+
+
+def _check_parent(path: Path) -> None:
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise UserError(f"{parent} is no folder; make it, or choose another --out")
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"{parent} cannot be written to; choose another --out")
 
 
 def write_output(path: Path, content: bytes) -> None:

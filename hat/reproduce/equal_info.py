@@ -60,11 +60,12 @@ class Size:
     vocabulary: int = 4096
     hidden_size: int = 128
     num_layers: int = 4
+    rows: int = 1  # of a step, and four times as many of M1's shorter ones
 
 
 ARMS = ("bytes", "bpe", "sentencepiece", "stop-12", "stop-16-in-8", "greedy-16-in-8",
         "arithmetic-in-8", "stop-16", "greedy-16")  # fmt: skip
-SMOKE = Size(60_000, 3_000, 1e8, 3, 400, 16, 1)
+SMOKE = Size(60_000, 3_000, 1e8, 3, 400, 16, 1, 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +194,7 @@ def m1_experiment(source: Path, size: Size, seed: int) -> Experiment:
         hidden_size=size.hidden_size, num_layers=3, num_heads=2, num_kv_heads=1,
         intermediate_size=size.hidden_size * 8 // 3, qk_norm=True, residual_init=0.0,
     )  # fmt: skip
-    return _experiment("m1", stack, 256, 257, "bytes", source, 128, 4, size.m1_steps, seed)
+    return _experiment("m1", stack, 256, 257, "bytes", source, 128, 4 * size.rows, size.m1_steps, seed)
 
 
 def m2_experiment(name: str, arm: Arm, size: Size, seed: int) -> Experiment:
@@ -204,8 +205,8 @@ def m2_experiment(name: str, arm: Arm, size: Size, seed: int) -> Experiment:
     )  # fmt: skip
     tokenizer = ByteTokenizer() if arm.tokenizer == "bytes" else load_tokenizer(arm.tokenizer)
     experiment = _experiment(
-        name, stack, tokenizer.vocab_size, tokenizer.eot, arm.tokenizer, arm.train, ROW_LENGTH, 1, 1,
-        seed,
+        name, stack, tokenizer.vocab_size, tokenizer.eot, arm.tokenizer, arm.train, ROW_LENGTH,
+        size.rows, 1, seed,
     )  # fmt: skip
     steps = max(1, round(size.flops / step_flops(experiment)))
     return dataclasses.replace(
@@ -266,7 +267,8 @@ def measure(
     counts = np.bincount(np.concatenate(its), minlength=run.tokenizer.vocab_size)
     shares = counts[counts > 0] / counts.sum()
     steps, flops = experiment.training.steps, step_flops(experiment)
-    forward = flops / TRAINING_FACTOR / experiment.data.row_length
+    ids = experiment.data.row_length * experiment.training.batch_size  # of a step
+    forward = flops / TRAINING_FACTOR / ids
     return {
         "bits_per_byte": bits / num_bytes,
         "bytes_per_token": num_bytes / tokens,
@@ -274,8 +276,8 @@ def measure(
         "uniform_bits_per_byte": math.log2(run.tokenizer.vocab_size) * tokens / num_bytes,
         "vocabulary": run.tokenizer.vocab_size,
         "steps": steps,
-        "tokens_trained_on": steps * experiment.data.row_length,
-        "bytes_trained_on": round(steps * experiment.data.row_length * num_bytes / tokens),
+        "tokens_trained_on": steps * ids,
+        "bytes_trained_on": round(steps * ids * num_bytes / tokens),
         "training_flops": steps * flops,
         "forward_flops_per_byte": forward * tokens / num_bytes,
         "lossless": not name.startswith("greedy"),

@@ -145,6 +145,10 @@ def bytes_per_bit(mode, bits):
 def test_ratios_keep_the_order_of_the_paper_and_stop_cells_cost_little():
     stop = {bits: bytes_per_bit("stop-cell", bits) for bits in (16, 32, 64, 128)}
     assert stop[16] < stop[32] < stop[64] < stop[128]
+    # Plain arithmetic coding, which forgets nothing and has no windows.
+    tables = text_tables(WindowConfig())
+    cells = [np.diff(tables(HELDOUT[max(i - 2, 0) : i]))[byte] for i, byte in enumerate(HELDOUT)]
+    assert stop[128] < len(HELDOUT) / (CDF_BITS * len(cells) - np.log2(cells).sum())
     greedy, delay = bytes_per_bit("paper", 16), bytes_per_bit("delay", 16)
     assert delay < 0.95 * greedy  # table 17 of the paper: 2.20 against 2.66
     assert stop[16] > 0.95 * greedy
