@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> dict:
     if predictor.model_hash != its.model:
         raise UserError(f"{arguments.table} is not the table of {arguments.model}")
     codes = tokenizer.encode(text)
-    windows = [tokenizer.token_bytes(int(code)) for code in codes]
+    windows = tokenizer.windows(text)
     config = WindowConfig(its.bits, its.mode, its.context)
     found = analysis.information(predictor, config, windows)
     stream = analysis.as_stream(predictor, text)

@@ -1,4 +1,4 @@
-"""What a table's tokens are worth, beside BPE and SentencePiece trained on the same text.
+"""What the tokens of tables are worth, beside BPE and SentencePiece trained on the same text.
 
 The text is divided as for hat train: BPE and SentencePiece learn the training part, and all are
 measured on the held-out one. With --model, also how full the windows are: the information of their
@@ -18,10 +18,11 @@ ROWS = 128
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("table", metavar="TABLE", type=Path, help="of hat equal-info build")
+    parser.add_argument("tables", metavar="TABLE", type=Path, nargs="+",
+                        help="of hat equal-info build")
     parser.add_argument("--data", metavar="SOURCE", default="stdlib",
                         help="as of hat train (default: stdlib)")
-    parser.add_argument("--model", metavar="M1", type=Path, help="the run that the table is of")
+    parser.add_argument("--model", metavar="M1", type=Path, help="the run that the tables are of")
     parser.add_argument("--vocabulary", metavar="N", type=positive_int, nargs="+", default=[4096],
                         help="tokens of BPE and SentencePiece (default: 4096)")
     parser.add_argument("--heldout", metavar="FRACTION", type=float, default=0.05,
@@ -37,11 +38,15 @@ def run(arguments: argparse.Namespace) -> dict:
 
     if not 0 < arguments.heldout < 1:
         raise UserError(f"--heldout {arguments.heldout}: give a fraction between 0 and 1")
-    tokenizer = load_table(arguments.table)
+    tables = [load_table(path) for path in arguments.tables]
     train, heldout = divided(arguments.data, arguments.heldout)
-    rows = {"windows": spelling(tokenizer, heldout)}
-    if arguments.model is not None:
-        rows["windows"]["fill"] = fill(arguments.model, tokenizer, heldout)
+    rows = {}
+    for tokenizer in tables:
+        name = f"{tokenizer.table.mode} {tokenizer.table.bits}"
+        row = rows[name] = spelling(tokenizer, heldout)
+        row["name"], row["lossless"] = tokenizer.name, tokenizer.lossless
+        if arguments.model is not None:
+            row["fill"] = fill(arguments.model, tokenizer, heldout)
     for size in arguments.vocabulary:
         for name, make in (("BPE", train_bpe), ("SentencePiece", train_sentencepiece)):
             warn(f"training {name} of {size}")
@@ -49,9 +54,10 @@ def run(arguments: argparse.Namespace) -> dict:
     print(f"{'':20}{'vocabulary':>11}{'bytes/token':>12}{'uniform':>9}{'unigram':>9}{'fill':>7}")
     for name, row in rows.items():
         full = f"{row['fill']:7.1%}" if "fill" in row else ""
+        note = "" if row.get("lossless", True) else "   not lossless"
         print(f"{name:20}{row['vocabulary']:11,}{row['bytes_per_token']:12.3f}"
-              f"{row['uniform_bits_per_byte']:9.3f}{row['unigram_bits_per_byte']:9.3f}{full}")
-    return {"table": tokenizer.name, "heldout_bytes": sum(map(len, heldout)), "spellings": rows}
+              f"{row['uniform_bits_per_byte']:9.3f}{row['unigram_bits_per_byte']:9.3f}{full}{note}")
+    return {"heldout_bytes": sum(map(len, heldout)), "spellings": rows}
 
 
 def divided(source: str, fraction: float) -> tuple[list[bytes], list[bytes]]:
@@ -75,7 +81,6 @@ def divided(source: str, fraction: float) -> tuple[list[bytes], list[bytes]]:
 
 def fill(model: Path, tokenizer, documents: list[bytes]) -> float:
     """Of the first windows of documents. UserError: the table is another model's."""
-    import itertools
 
     from hat.compression.analysis import information
     from hat.compression.run import load_m1
@@ -87,8 +92,10 @@ def fill(model: Path, tokenizer, documents: list[bytes]) -> float:
     if predictor.model_hash != its.model:
         raise UserError(f"the table is of model {its.model[:12]}, and {model} is "
                         f"{predictor.model_hash[:12]}: give the run that it was built from")
-    codes = (code for document in documents for code in tokenizer.encode(document))
-    first = itertools.islice(codes, MOST_WINDOWS)
-    windows = [tokenizer.token_bytes(int(code)) for code in first]
+    windows: list[bytes] = []
+    for document in documents:
+        if len(windows) < MOST_WINDOWS:
+            windows += tokenizer.windows(document)
+    windows = windows[:MOST_WINDOWS]
     config = WindowConfig(its.bits, its.mode, its.context)
     return float(information(predictor, config, windows).mean()) / its.bits

@@ -143,11 +143,20 @@ class TableTokenizer(Tokenizer):
 
     def encode(self, data: bytes) -> np.ndarray:
         """int32 [n]; windows of `data`, the last one ended by its end."""
+        return self._walk(data)[0].copy()
+
+    def windows(self, data: bytes) -> list[bytes]:
+        """The bytes of each window of `data`, whatever its code spells."""
+        ends = self._walk(data)[1].tolist()
+        return [data[begin:end] for begin, end in zip([0, *ends], ends)]
+
+    def _walk(self, data: bytes) -> tuple[np.ndarray, np.ndarray]:
+        """The code of each window, int32 [n], and where it ends, int64 [n]."""
         codes = np.empty(len(data), np.int32)  # a window has a byte at least
-        count = _encode(
-            self._paths, self._accepted, np.frombuffer(data, np.uint8), codes
-        )
-        return codes[:count].copy()
+        ends = np.empty(len(data), np.int64)
+        view = np.frombuffer(data, np.uint8)
+        count = _encode(self._paths, self._accepted, view, codes, ends)
+        return codes[:count], ends[:count]
 
     def decode(self, ids) -> bytes:
         ids = np.asarray(ids, np.int64)
@@ -195,7 +204,7 @@ def compile_strings(
 
 
 @numba.njit(cache=True)
-def _encode(paths, accepted, data, codes):
+def _encode(paths, accepted, data, codes, ends):
     """Longest matches; a walk that ends where no string does goes back to the last that did."""
     count, begin, inner = 0, 0, paths.shape[0]
     while begin < data.shape[0]:
@@ -207,7 +216,7 @@ def _encode(paths, accepted, data, codes):
             at += 1
             if accepted[node] >= 0:
                 found, end = accepted[node], at
-        codes[count] = found
+        codes[count], ends[count] = found, end
         count += 1
         begin = end
     return count

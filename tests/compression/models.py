@@ -23,8 +23,9 @@ CONTEXT = 23
 @functools.cache
 def model():
     model, params = built(CONFIG)
-    params["head"]["projection"]["kernel"] *= 3  # so that bytes differ in their chances
-    return model, params
+    head = params["head"]
+    kernel = 3 * head["projection"]["kernel"]  # so that bytes differ in their chances
+    return model, {**params, "head": {**head, "projection": {"kernel": kernel}}}
 
 
 def predictor(rows: int = 64) -> LlamaPredictor:

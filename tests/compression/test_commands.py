@@ -153,16 +153,15 @@ def test_mistakes_with_compressed_files(here, capsys, monkeypatch):
 
 def test_stats_and_analyse(here, capsys):
     (here / "corpus.txt").write_bytes(TEXT)
-    assert main(["equal-info", "build", "m1", "--window-bits", "12", "--out", "table12"]) == 0
-    capsys.readouterr()
-    found = printed(capsys, "equal-info", "stats", "table12", "--data", "corpus.txt", "--model",
+    for bits in ("10", "12"):
+        printed(capsys, "equal-info", "build", "m1", "--window-bits", bits, "--out", f"table{bits}")
+    found = printed(capsys, "equal-info", "stats", "table12", "table10", "--data", "corpus.txt", "--model",
                     "m1", "--vocabulary", "500", "--heldout", "0.02")
     rows = found["spellings"]
-    assert set(rows) == {"windows", "BPE 500", "SentencePiece 500"}
-    assert rows["windows"]["uniform_bits_per_byte"] == pytest.approx(
-        12 / rows["windows"]["bytes_per_token"]
-    )
-    assert 0.5 < rows["windows"]["fill"] < 1.2
+    assert set(rows) == {"stop-cell 12", "stop-cell 10", "BPE 500", "SentencePiece 500"}
+    first = rows["stop-cell 12"]
+    assert first["uniform_bits_per_byte"] == pytest.approx(12 / first["bytes_per_token"])
+    assert 0.5 < first["fill"] < 1.2
     assert "give the run" in refused(
         capsys, "equal-info", "stats", "table9", "--data", "corpus.txt", "--model", "other"
     )

@@ -60,6 +60,7 @@ def test_any_bytes_return_in_any_order(data):
     order = np.random.default_rng(0).permutation(len(codes))
     alone = {int(i): its.decode(codes[i : i + 1]) for i in order}
     assert b"".join(alone[i] for i in range(len(codes))) == data == its.decode(codes)
+    assert its.windows(data) == [alone[i] for i in range(len(codes))]
 
 
 def test_a_megabyte_of_one_byte():
