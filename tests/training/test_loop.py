@@ -100,6 +100,14 @@ def test_another_experiment_is_refused_by_field(tmp_path, change, field):
     assert_same(before, params_of(tmp_path / "run"))
 
 
+def test_a_folder_where_nothing_was_trained_is_free(tmp_path):
+    """A mistake mended does not ask for another folder."""
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match="no such file"):
+        loop.train(tiny.experiment(tmp_path, "data.source=missing"), out)
+    assert loop.train(tiny.experiment(tmp_path, "training.steps=1"), out)["step"] == 1
+
+
 def test_a_longer_run_goes_on(tmp_path, capsys):
     loop.train(tiny.experiment(tmp_path, "training.steps=2"), tmp_path / "run")
     assert loop.train(tiny.experiment(tmp_path, "training.steps=4"), tmp_path / "run")["step"] == 4
