@@ -119,14 +119,14 @@ def poison(monkeypatch, steps: set[int]):
     whole = loop.Program.step
     calls = iter(range(10**6))
 
-    def step(self, state, batch, rate):
+    def step(self, state, batch, *rest):
         if next(calls) in steps:
             # An infinite weight gives a NaN loss; the state is copied, as a real step would own it.
             params = jax.tree.map(lambda leaf: leaf * jnp.inf, state.params)
             good = jax.tree.map(jnp.copy, state)
-            bad, metrics = whole(self, state._replace(params=params), batch, rate)
+            bad, metrics = whole(self, state._replace(params=params), batch, *rest)
             return good._replace(step=bad.step), metrics
-        return whole(self, state, batch, rate)
+        return whole(self, state, batch, *rest)
 
     monkeypatch.setattr(loop.Program, "step", step)
 
