@@ -2,7 +2,8 @@
 
 A file is cut into chunks that a model reads side by side, each as a text of its own, in steps of
 one shape. What is written has been decoded first; a chunk that would grow, or does not come back,
-is kept as it is. The reader refuses what its model or its arithmetic would not decode.
+is kept as it is, and so is the whole: it never grows by more than a head of 64 bytes and 8 bytes
+for every 2^30. The reader refuses what its model or its arithmetic would not decode.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from hat.errors import UserError
 
 CDF_BITS = 24
 ROWS = (1, 8, 64)  # of a step: as few kinds as will do, since each is compiled
-LEAST_CHUNK, MOST_CHUNK = 1 << 13, 1 << 17  # bytes; more is better coded, fewer are quicker
+LEAST_CHUNK, MOST_CHUNK = 1 << 12, 1 << 17  # bytes; more is better coded, fewer are quicker
+RAW_CHUNK = 1 << 30  # of a file that no model helps
 
 Progress = Callable[[int], None]  # bytes of the original that are through
 # A predictor of so many rows.
@@ -69,6 +71,11 @@ def compress(
             chunks.append(Chunk(part if keep else stream, keep, zlib.crc32(part)))
             ideal, coded = ideal + (not keep) * its_bits, coded + (not keep) * len(stream)
             raw += keep
+    if sum(len(chunk.stream) for chunk in chunks) + container.ENTRY_BYTES * len(chunks) > len(data):
+        size = min(max(len(data), 1), RAW_CHUNK)
+        parts = [data[i : i + size] for i in range(0, len(data), size)]
+        chunks = [Chunk(part, True, zlib.crc32(part)) for part in parts]
+        ideal, coded, raw = 0.0, 0, len(chunks)
     header = Header(
         CDF_BITS, portable, rows, size, len(data), zlib.crc32(data),
         bytes.fromhex(predictor.model_hash)[:16], fingerprint(predictor, portable),

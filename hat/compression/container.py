@@ -36,6 +36,7 @@ RAW = 1 << 31
 _HEAD = struct.Struct("<8sHBBHHIQI16s8sI")
 _CRC = struct.Struct("<I")
 _ENTRY = struct.Struct("<II")
+ENTRY_BYTES = _ENTRY.size
 
 
 @dataclasses.dataclass(frozen=True)

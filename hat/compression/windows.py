@@ -41,7 +41,7 @@ Tables = Callable[[bytes], Sequence[int]]
 
 @dataclasses.dataclass(frozen=True)
 class WindowConfig:
-    """bits: W, of a window. context: bytes of a window that the model is asked after; all bytes are
+    """bits: W, of a window; with fewer than 8, some byte has no code. context: bytes of a window that the model is asked after; all bytes are
     equally likely after so many, and the window soon ends."""
 
     bits: int = 16
@@ -55,10 +55,6 @@ class WindowConfig:
             raise UserError(f"windows of {self.bits} bits: give 8 to 128")
         if not 1 <= self.context <= 65_535:
             raise UserError(f"a context of {self.context} bytes: give 1 to 65535")
-
-    @property
-    def lossless(self) -> bool:
-        return self.mode != "paper"
 
     @property
     def root_floor(self) -> int:
