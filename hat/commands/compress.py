@@ -43,14 +43,15 @@ def run(arguments: argparse.Namespace) -> dict:
         )
     write_output(out, packed.content)
     size = len(packed.content)
-    share = size / max(len(data), 1)
-    print(f"{out}: {len(data):,} bytes to {size:,} ({share:.1%}, {8 * share:.3f} bits a byte); "
-          f"the model, which is not in it, has {model_bytes(model):,} bytes")
+    share = size / len(data) if data else None
+    rate = f" ({share:.1%}, {8 * share:.3f} bits a byte)" if data else ""
+    print(f"{out}: {len(data):,} bytes to {size:,}{rate}; the model, which is not in it, has "
+          f"{model_bytes(model):,} bytes")
     if packed.raw_chunks:
         print(f"{packed.raw_chunks} chunks are kept as they were: the model does not know them")
     return {
         "out": str(out), "bytes": len(data), "compressed_bytes": size,
-        "bits_per_byte": 8 * share, "ideal_bits": packed.ideal_bits,
+        "bits_per_byte": 8 * share if data else None, "ideal_bits": packed.ideal_bits,
         "coded_bytes": packed.coded_bytes, "raw_chunks": packed.raw_chunks,
         "model_bytes": model_bytes(model), "portable": arguments.portable,
     }  # fmt: skip
