@@ -120,6 +120,7 @@ def run(arguments: argparse.Namespace) -> dict:
     print(f"plot: {out / 'equal_info.png'}")
     result = settings | {"results": results, "plot": str(out / "equal_info.png")}
     write_atomically(out / "result.json", json.dumps(result, indent=2) + "\n")
+    write_atomically(out / "equal_info.md", report(result))
     return result
 
 
@@ -301,6 +302,46 @@ def table(results: dict[str, dict]) -> str:
             f"{row['forward_flops_per_byte'] / 1e6:11.2f}{note}"
         )
     return "\n".join(lines)
+
+
+def report(result: dict) -> str:
+    """The result as a page: what was asked, the table, and who wins."""
+    results = result["results"]
+    ranked = sorted(results, key=lambda name: results[name]["bits_per_byte"])
+    lines = [
+        "# Can a model learn from compressed text?", "",
+        f"`hat reproduce equal-info --flops {result['flops']:g} --m1-steps {result['m1_steps']} "
+        f"--seed {result['seed']}`, text: {result['text']}.", "",
+        f"The same Llama ({result['num_layers']} layers, width {result['hidden_size']}), trained "
+        f"for {result['flops']:.3g} FLOPs, its head included, on each spelling of the same "
+        f"{result['train_bytes']:,} bytes; scored on {next(iter(results.values()))['heldout_bytes']:,} "
+        "others, ends of text included. One seed. A row of 8-bit tokens is called in-8. `unigram` "
+        "is the entropy of the held-out tokens by their own frequencies, which a model that learns "
+        "nothing of their order cannot beat; `greedy` is the published code, not lossless, whose "
+        "bits do not bound those of the text.", "",
+        "| spelling | bits per byte | uniform | unigram | bytes per token | vocabulary | MB read | "
+        "MFLOP per byte, forward |", "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name in ranked:
+        row = results[name]
+        lines.append(
+            f"| {name} | {row['bits_per_byte']:.3f} | {row['uniform_bits_per_byte']:.3f} | "
+            f"{row['unigram_bits_per_byte']:.3f} | {row['bytes_per_token']:.2f} | "
+            f"{row['vocabulary']:,} | {row['bytes_trained_on'] / 1e6:.2f} | "
+            f"{row['forward_flops_per_byte'] / 1e6:.2f} |"
+        )
+    best = [name for name in ranked if results[name]["lossless"]]
+    lines += ["", f"{best[0]} wins: the fewest bits per byte of the lossless spellings."]
+    windows = [name for name in best if name.startswith("stop")]
+    if windows:
+        row = results[windows[0]]
+        beyond = row["bits_per_byte"] < row["unigram_bits_per_byte"]
+        lines.append(
+            f"The best lossless windows, {windows[0]}, are number {best.index(windows[0]) + 1} of "
+            f"{len(best)}; their model has {'' if beyond else 'not '}learned more than how often "
+            "each token is."
+        )
+    return "\n".join(lines) + "\n"
 
 
 def plot(results: dict[str, dict], path: Path) -> None:

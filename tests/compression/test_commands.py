@@ -195,3 +195,5 @@ def test_bench_and_reproduce_run(here, capsys):
                      os.path.dirname(email.__file__), "--arms", "bytes", "stop-16-in-8",
                      "arithmetic-in-8")
     assert set(result["results"]) == {"bytes", "stop-16-in-8", "arithmetic-in-8"}
+    page = (here / "run" / "equal_info.md").read_text()
+    assert page.count("\n| ") == 4 and " wins: " in page
