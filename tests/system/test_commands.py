@@ -17,6 +17,8 @@ from tests.training import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
