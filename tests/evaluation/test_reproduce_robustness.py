@@ -15,6 +15,8 @@ from hat.reproduce import robustness
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 
 def prose(words: str, sentences: int) -> str:
     """Sentences of these words in an order that repeats only after a while."""

@@ -14,7 +14,7 @@ from hat.errors import UserError
 from hat.inference import hat_session
 from hat.inference.hat_session import HatSession, WordTracker
 from hat.text.ids import BOS, EOT, PAD
-from hat.text.splitters import Causality
+from hat.text.splitters import Causality, make_splitter
 from tests.inference.helpers import (
     WINDOW,
     SmallSplitter,
@@ -89,10 +89,12 @@ def test_incremental_equals_teacher_forced(splitter):
 @pytest.mark.parametrize("splitter", splitters(), ids=lambda splitter: splitter.name)
 def test_incremental_equals_teacher_forced_on_any_bytes(splitter):
     session = open_session(splitter=splitter)  # BOS starts every row anew
+    # 320 documents under the rule of the released models, 80 under each of the others.
+    count = 20 if splitter.name == make_splitter("words").name else 5
 
-    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
     @given(batches)
-    def check(texts):  # 20 x 16 documents
+    def check(texts):
         assert_equal_nats(texts, hat_config(), splitter, session)
 
     check()

@@ -6,11 +6,11 @@ before the next, and each takes up what the one before left on disk, as a reader
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
+from tests.distributed import processes
 from tests.training import tiny
 
 pytest.importorskip("ipykernel", reason="notebooks run in ipykernel, which is not installed")
@@ -46,7 +46,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def kernel(folder):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HAT_CACHE": str(folder / "cache")}
+    environment = processes.environment(folder / "cache")
     manager = AsyncKernelManager()
     run_sync(manager.start_kernel)(env=environment, cwd=str(folder))
     yield manager
