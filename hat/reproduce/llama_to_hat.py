@@ -30,19 +30,22 @@ TEACHER_TOKENS = 512
 class Size:
     """How large the experiment is.
 
-    num_bytes: that every way reads. text_bytes: that the teacher writes for it; they are read
-    several times. teacher_steps: of the Llama that is trained on the spot.
+    num_bytes: that every way reads; the teacher writes a half of them, which are read twice.
+    teacher_steps: of the Llama that is trained on the spot.
     """
 
-    num_bytes: int = 3_000_000
-    text_bytes: int = 1_500_000
-    heldout_bytes: int = 100_000
-    row_length: int = 1024
+    num_bytes: int = 1_000_000
+    heldout_bytes: int = 40_000
+    row_length: int = 512
     teacher_steps: int = 4000
-    evaluations: int = 15
+    evaluations: int = 10
+
+    @property
+    def text_bytes(self) -> int:
+        return self.num_bytes // 2
 
 
-SMOKE = Size(20_000, 20_000, 5_000, 256, 20, 2)
+SMOKE = Size(20_000, 5_000, 256, 20, 2)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,8 +138,10 @@ def make_teacher(out: Path, path: Path, tokenizer: Path | None) -> Path:
     from hat.inference.run import load_run
     from hat.reproduce.teacher_text import MOST_BYTES, ending_id
 
-    folder = out / "teacher"
-    if open_source(path, tokenizer).kind == "run":
+    folder, source = out / "teacher", open_source(path, tokenizer)
+    if source.tokenizer is None:
+        raise UserError(f"{path} has no tokenizer.json or tokenizer.model; give --tokenizer FILE")
+    if source.kind == "run":
         return path
     if (folder / "config.json").exists():
         return folder

@@ -63,6 +63,11 @@ class Checkpoints:
         _silence_orbax()
         # More than the largest array, or Orbax refuses it; a fraction, since it counts in 10^9.
         gigabytes = None if host_bytes is None else Fraction(host_bytes + 1, 10**9)
+        in_turn = {} if gigabytes is None else {
+            "save_device_host_concurrent_gb": gigabytes,
+            "restore_concurrent_gb": gigabytes,
+            "type_handler_registry": _copying_in_turn(),
+        }
         # The first save comes at once: a disk that cannot be written shows at the start of a run.
         saves = [policies.ContinuousCheckpointingPolicy(minimum_interval_secs=config.every_seconds)]
         keeps = [policies.LatestN(config.keep_recent)]
@@ -83,10 +88,7 @@ class Checkpoints:
                 self.directory,
                 # Named, or a manager that has not saved yet could not tell the arrays' names.
                 item_handlers={
-                    "state": ocp.PyTreeCheckpointHandler(
-                        save_device_host_concurrent_gb=gigabytes,
-                        **({} if gigabytes is None else {"restore_concurrent_gb": gigabytes}),
-                    ),
+                    "state": ocp.PyTreeCheckpointHandler(**in_turn),
                     "meta": ocp.JsonCheckpointHandler(),
                 },
                 options=options,
@@ -359,3 +361,19 @@ def _silence_orbax() -> None:
     logger = logging.getLogger("absl")
     if not any(isinstance(item, _NotOrbax) for item in logger.filters):
         logger.addFilter(_NotOrbax())
+
+
+def _copying_in_turn():
+    """Handlers of arrays that keep within save_device_host_concurrent_gb.
+
+    Orbax limits what has no priority alone, and gives it to every array unless it is told
+    otherwise, which its public options cannot do (0.12.8).
+    """
+    from orbax.checkpoint._src.serialization import types
+
+    class InTurn(types.DefaultSerializationStatusCallback):
+        def key_priority(self, keypath):
+            return types.TransferPriority.ASYNCHRONOUS_DEPRIORITIZED
+
+    handler = ocp.type_handlers.ArrayHandler(callback=InTurn())
+    return ocp.type_handlers.create_type_handler_registry((jax.Array, handler))
