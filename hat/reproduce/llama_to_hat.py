@@ -2,8 +2,8 @@
 
 A HAT learns the text that a small Llama writes: from random parameters; from the Llama's blocks by
 the published recipe (frozen for the first tenth, then a tenth of the rate); and from the blocks,
-taught by the Llama itself in stages. The line to reach is the Llama's own bits per byte on the
-same held-out text.
+taught by the Llama itself: its states at the ends of words, and its next token read byte by byte.
+The line to reach is the Llama's own bits per byte on the same held-out text.
 
 With --teacher PATH the Llama is yours: a Hugging Face folder or a llama2.c .bin file (with its
 tokenizer, or --tokenizer FILE), or a run; it writes the text, unless --text names some. Otherwise a
@@ -34,7 +34,7 @@ class Size:
     teacher_steps: of the Llama that is trained on the spot.
     """
 
-    num_bytes: int = 1_000_000
+    num_bytes: int = 800_000
     heldout_bytes: int = 40_000
     row_length: int = 512
     teacher_steps: int = 4000
@@ -206,12 +206,7 @@ def make_experiment(
     from hat.models.hat import ConnectorConfig, HatConfig
     from hat.models.layers import StackConfig
     from hat.training.config import PartConfig
-    from hat.training.distill_config import (
-        ChunkLikelihood,
-        DistillConfig,
-        NextBytes,
-        WordEmbeddings,
-    )
+    from hat.training.distill_config import DistillConfig, NextBytes, WordEmbeddings
     from hat.training.experiment import Experiment
 
     byte_stack = dict(
@@ -238,17 +233,16 @@ def make_experiment(
     training = dataclasses.replace(
         training, evaluate_every_steps=max(1, steps // size.evaluations)
     )
-    first = steps // 10
     if arm == "published":
-        parts = (PartConfig("backbone", multiplier=0.1, freeze_until_step=first),)
+        parts = (PartConfig("backbone", multiplier=0.1, freeze_until_step=steps // 10),)
     elif arm == "staged":
-        parts = (PartConfig("backbone", freeze_until_step=first),)
+        parts = (PartConfig("backbone", freeze_until_step=steps // 50),)
         objective = DistillConfig(
             str(teacher),
             (
-                WordEmbeddings(until_step=first),
+                WordEmbeddings(),
+                WordEmbeddings(layers=stack.num_layers, weight=2.0),
                 NextBytes(),
-                ChunkLikelihood(weight=1.0),
             ),
             bytes_per_token=1.5,
         )

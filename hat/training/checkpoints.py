@@ -12,6 +12,7 @@ the first process and told to the others.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -66,7 +67,7 @@ class Checkpoints:
         in_turn = {} if gigabytes is None else {
             "save_device_host_concurrent_gb": gigabytes,
             "restore_concurrent_gb": gigabytes,
-            "type_handler_registry": _copying_in_turn(),
+            **_without_priority(),
         }
         # The first save comes at once: a disk that cannot be written shows at the start of a run.
         saves = [policies.ContinuousCheckpointingPolicy(minimum_interval_secs=config.every_seconds)]
@@ -363,17 +364,27 @@ def _silence_orbax() -> None:
         logger.addFilter(_NotOrbax())
 
 
-def _copying_in_turn():
-    """Handlers of arrays that keep within save_device_host_concurrent_gb.
+def _without_priority() -> dict[str, Any]:
+    """Options of Orbax by which no array has priority: those that have are copied off the devices
+    all at once, whatever the limit. Orbax 0.12.8 ignores its public option for that."""
+    try:
+        from orbax.checkpoint._src.serialization import types
 
-    Orbax limits what has no priority alone, and gives it to every array unless it is told
-    otherwise, which its public options cannot do (0.12.8).
-    """
-    from orbax.checkpoint._src.serialization import types
+        callback_class = types.DefaultSerializationStatusCallback
+        last = types.TransferPriority.ASYNCHRONOUS_DEPRIORITIZED
+    except (ImportError, AttributeError):
+        return {"is_prioritized_key_fn": lambda path: False}
 
-    class InTurn(types.DefaultSerializationStatusCallback):
+    class InTurn(callback_class):
         def key_priority(self, keypath):
-            return types.TransferPriority.ASYNCHRONOUS_DEPRIORITIZED
+            return last
+
+        def on_write_end(self, keypath):
+            gc.collect()  # the copies that are written hang in circles of references
 
     handler = ocp.type_handlers.ArrayHandler(callback=InTurn())
-    return ocp.type_handlers.create_type_handler_registry((jax.Array, handler))
+    return {
+        "type_handler_registry": ocp.type_handlers.create_type_handler_registry(
+            (jax.Array, handler)
+        )
+    }
