@@ -66,6 +66,9 @@ COMMANDS = {
     "byte-exact ensemble": Command(
         "hat.commands.byte_exact_ensemble", "several models, any vocabularies, as one"
     ),
+    "byte-exact store": Command(
+        "hat.commands.byte_exact_store", "store a teacher's distributions for training to read"
+    ),
     "perturb": Command("hat.commands.perturb", "show what a perturbation does to a text"),
     "params": Command("hat.commands.params", "count the parameters of a config, part by part"),
 }

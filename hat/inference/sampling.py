@@ -77,7 +77,12 @@ def _sample(logits, draw: Draw, seed, temperature, top_k, top_p):
         return jax.random.fold_in(jax.random.fold_in(key, sample), step)
 
     greedy = temperature == 0
-    scaled = truncate(logits / jnp.where(greedy, 1.0, temperature), top_k, top_p)
+    scaled = jax.lax.cond(  # sorting takes longer than a step of a small model
+        (top_k < logits.shape[-1]) | (top_p < 1),
+        lambda scaled: truncate(scaled, top_k, top_p),
+        lambda scaled: scaled,
+        logits / jnp.where(greedy, 1.0, temperature),
+    )
     drawn = jax.vmap(jax.random.categorical)(jax.vmap(key)(*draw), scaled)
     ids = jnp.where(greedy, jnp.argmax(logits, axis=-1), drawn).astype(jnp.int32)
     nats = jnp.take_along_axis(jax.nn.log_softmax(logits), ids[:, None], axis=-1)[:, 0]
