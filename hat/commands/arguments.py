@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from hat.config import load, override
@@ -22,6 +23,11 @@ def add_experiment(parser: argparse.ArgumentParser, default: str | None = None) 
 def read_experiment(arguments: argparse.Namespace) -> Any:
     """The experiment of CONFIG with --set applied."""
     return override(load(arguments.config), arguments.set)
+
+
+def raw(text: str) -> bytes:
+    """What the shell passed, UTF-8 or not."""
+    return text.encode(sys.getfilesystemencoding(), "surrogateescape")
 
 
 def positive_int(text: str) -> int:
