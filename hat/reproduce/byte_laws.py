@@ -43,10 +43,10 @@ HELDOUT = 0.05
 class Size:
     """pieces: of each text; prompts: of held-out code; steps: of training."""
 
-    pieces: int = 6
+    pieces: int = 5
     piece: int = PIECE
-    prompts: int = 150
-    steps: int = 4000
+    prompts: int = 100
+    steps: int = 2000
 
 
 SMOKE = Size(pieces=2, piece=40, prompts=3, steps=10)
@@ -140,6 +140,9 @@ def train(configs: Path, parts: list[Path], out: Path, size: Size, smoke: bool) 
     experiment = load_config(configs / "quickstart_bpe.py")
     experiment = shrink(experiment) if smoke else experiment
     finish(with_steps(on_text(experiment, text, 0), size.steps), out / "bpe")
+    done = json.loads((out / "bpe" / "result.json").read_text(encoding="utf-8"))["step"]
+    if done < size.steps:  # a signal has ended it
+        raise UserError(f"training stopped at step {done} of {size.steps}; the same command resumes")
     return out / "bpe"
 
 
