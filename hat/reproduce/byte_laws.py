@@ -33,7 +33,6 @@ from hat.reproduce.prompt_ends import compare, table_of_ends
 from hat.reproduce.robustness import divide, finish, on_text, shrink, with_steps
 from hat.training.progress import warn
 
-BEAM = 32  # of law all
 PIECE = 400  # bytes
 NOISE, NOISE_RATE = "keyboard", 0.1
 HELDOUT = 0.05
@@ -41,15 +40,16 @@ HELDOUT = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """pieces: of each text; prompts: of held-out code; steps: of training."""
+    """pieces: of each text; prompts: of held-out code; steps: of training; beam: of law all."""
 
     pieces: int = 5
     piece: int = PIECE
     prompts: int = 100
     steps: int = 2000
+    beam: int = 32
 
 
-SMOKE = Size(pieces=2, piece=40, prompts=3, steps=10)
+SMOKE = Size(pieces=2, piece=24, prompts=2, steps=4, beam=3)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,9 +102,9 @@ def run(arguments: argparse.Namespace) -> dict:
         laws[name] = {}
         for text, pieces in cut(its_texts, size).items():
             path = out / f"laws-{name}-{text.replace(' ', '-')}.json"
-            laws[name][text] = kept(path, lambda: measure(model, pieces, given))
+            laws[name][text] = kept(path, lambda: measure(model, pieces, given, size.beam))
     exact = byte_model(load_run(bpe), "canonical")
-    ends = compare(exact, texts["code"], size.prompts, out / "prompts.json")
+    ends = compare(exact, texts["code"], size.prompts, out / "prompts.json", min(16, size.beam))
     result = {"laws": laws, "prompts": ends}
     print("\n".join([*table_of_laws(laws), "", *table_of_ends(ends)]))
     return result
@@ -190,11 +190,11 @@ def whole(text: bytes) -> bytes:
 # --- the laws -----------------------------------------------------------------------------------
 
 
-def measure(model: TokenizedModel, pieces: list[bytes], given: bytes) -> dict:
+def measure(model: TokenizedModel, pieces: list[bytes], given: bytes, beam: int) -> dict:
     """Of all prefixes of all pieces: means, and the most where that is another thing."""
     texts = [given + piece for piece in pieces]
     rows = {law: model.with_law(law).logprobs_of(texts) for law in LAWS if law != "all"}
-    rows["all"], alive, dropped = follow(model.with_law("all", BEAM), texts)
+    rows["all"], alive, dropped = follow(model.with_law("all", beam), texts)
     size = sum(map(len, pieces))
     skip = len(given)
     result = {"bytes": size, "law": {}, "total_variation": {}}
@@ -224,7 +224,7 @@ def measure(model: TokenizedModel, pieces: list[bytes], given: bytes) -> dict:
         "live_mean": float(living.mean()), "live_most": int(living.max()),
     }
     result["all_nodes"] = {
-        "beam": BEAM, "live_mean": float(np.mean(alive)), "live_most": int(np.max(alive)),
+        "beam": beam, "live_mean": float(np.mean(alive)), "live_most": int(np.max(alive)),
         "dropped_mean": float(np.mean(dropped)), "dropped_most": float(np.max(dropped)),
     }
     result["bytes_per_token"] = size / sum(

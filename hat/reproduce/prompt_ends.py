@@ -24,20 +24,20 @@ from hat.inference.sampling import Sampling
 from hat.training.progress import Progress
 
 PROMPT, NEXT = 160, 20  # bytes
-BEAM = 16  # of law all, for the two ways in tokens
 GREEDY = Sampling(temperature=0.0)
 WAYS = ("exact", "exact by bytes", "plain", "healing")
 _SAVE_EVERY = 10
 
 
-def compare(model: TokenizedModel, text: bytes, count: int, path: Path) -> dict:
-    """Means over `count` prompts and paired differences; the items are kept in `path`."""
+def compare(model: TokenizedModel, text: bytes, count: int, path: Path, beam: int) -> dict:
+    """Means over `count` prompts and paired differences; the items are kept in `path`. beam: of law
+    all, for the two ways in tokens."""
     items = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     with Progress("prompts", total=count, unit="prompts", done=len(items)) as progress:
         for number, (prompt, following) in enumerate(splits(text, count)):
             if number < len(items):
                 continue
-            items.append(one(model, prompt, following))
+            items.append(one(model, prompt, following, beam))
             progress.update(len(items))
             if len(items) == count or len(items) % _SAVE_EVERY == 0:
                 write_file(path, (json.dumps(items) + "\n").encode())
@@ -64,10 +64,10 @@ def splits(text: bytes, count: int) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def one(model: TokenizedModel, prompt: bytes, following: bytes) -> dict:
+def one(model: TokenizedModel, prompt: bytes, following: bytes, beam: int) -> dict:
     """nats of the following bytes, and whether the greedy ones are they, each way."""
     tokenizer = model.vocabulary.tokenizer
-    free = model.with_law("all", BEAM)
+    free = model.with_law("all", beam)
     ids = tokenizer.encode(prompt).tolist()
     whole = prompt + following
     rows = model.logprobs(whole)
