@@ -84,7 +84,10 @@ class TokenizedModel:
         its rows say only where the beam of law `all` dropped covers."""
         pieces = [self._cut(text) for text in texts]
         score = self._step_by_step if self.law == "all" else self._score
-        results = iter(score([piece for its_pieces in pieces for piece in its_pieces]))
+        flat = [piece for its_pieces in pieces for piece in its_pieces]
+        most = self.evaluator.max_rows
+        groups = (flat[first : first + most] for first in range(0, len(flat), most))
+        results = (result for group in groups for result in score(group))
         found = []
         for its_pieces in pieces:
             parts, least = [], 0.0
@@ -160,17 +163,23 @@ class TokenizedModel:
         """Pieces of as many whole characters as the context has room for."""
         if self.context is None:
             return [text]
-        tokenizer, pieces = self.vocabulary.tokenizer, []
-        room = self.context - 1 - _SPARE
-        lengths = tokenizer.byte_lengths[tokenizer.encode(text)]
-        while len(lengths) > room:
+        pieces, room = [], self.context - 1 - _SPARE
+        while len(lengths := self._beginning(text, room)) > room:
             cuts = np.cumsum(lengths[:room])
             opens = [cut for cut in cuts.tolist() if text[cut] & 0xC0 != 0x80]
             cut = opens[-1] if opens else int(cuts[-1])
             pieces.append(text[:cut])
             text = text[cut:]
-            lengths = tokenizer.byte_lengths[tokenizer.encode(text)]
         return [*pieces, text]
+
+    def _beginning(self, text: bytes, room: int) -> np.ndarray:
+        """The lengths of the tokens of a text; of a long one, of more than `room` of its first."""
+        tokenizer, size = self.vocabulary.tokenizer, 8 * (room + 1)
+        while True:
+            lengths = tokenizer.byte_lengths[tokenizer.encode(text[:size])]
+            if len(lengths) > room + 1 or size >= len(text):
+                return lengths
+            size *= 2
 
 
 class TokenizedSession:

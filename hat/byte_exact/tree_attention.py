@@ -35,6 +35,7 @@ class Evaluator:
         self.window = model.config.stack.window
         self._params = compute_params(model, params)
         self.max_nodes = bucket(max(1, min(CHUNK, _LOGITS // self.num_ids)) + 1) // 2
+        self.max_rows = max(1, _LOGITS // (self.max_nodes * self.num_ids))
 
     def empty(self, rows: int, slots: int) -> Cache:
         stack = self.model.config.stack
