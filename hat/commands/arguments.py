@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def read_experiment(arguments: argparse.Namespace) -> Any:
 
         return override(run_folder.read_experiment(Path(arguments.config)), arguments.set)
     return override(load(arguments.config), arguments.set)
+
+
+def raw(text: str) -> bytes:
+    """What the shell passed, UTF-8 or not."""
+    return text.encode(sys.getfilesystemencoding(), "surrogateescape")
 
 
 def positive_int(text: str) -> int:
