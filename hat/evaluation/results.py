@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 from hat.errors import UserError
 from hat.evaluation.statistics import Interval
 
-SCHEMA, VERSION = "hat-robustness", 1
+SCHEMA, VERSION = "hat-robustness", 2
 ALL_TASKS = "all tasks"
 
 
@@ -44,7 +44,7 @@ class Metric(NamedTuple):
     meaning: str
 
 
-# Of cells. Those of items with a right choice: accuracy to brier; `likeliest` and `exact_match` are
+# Of cells. Those of items with a right choice: accuracy to calibration_error; `likeliest` and `exact_match` are
 # of other kinds of task. A cell has the metrics of its task's kind.
 METRICS = {
     "noise_cost": Metric(
@@ -67,6 +67,10 @@ METRICS = {
         "rank correlation", "tau-b", "higher", "of the choices' scores, clean and noised"
     ),
     "brier": Metric("Brier score", "", "lower", "squared error of the choices' probabilities"),
+    "calibration_error": Metric(
+        "calibration error", "", "lower",
+        "distance of confidence from accuracy, over 15 bins of equal mass (ECE)",
+    ),
     "likeliest": Metric(
         "cloze accuracy", "", "higher", "share of continuations likeliest id by id"
     ),
@@ -202,18 +206,20 @@ class Adaptation:
 
     bytes: trained on in the new language, ascending from 0; new and first: bits per byte of
     held-out text in the new language and in the first, after so many. target: bits per byte in the
-    new language that counts as recovered; bytes_to_recover: NaN where it was not reached.
-    retention: bits per byte in the first language before, over those after.
+    new language that counts as recovered; bytes_to_recover: NaN where it was not reached, at an end
+    of the interval where resampled text does not reach it. retention: bits per byte in the first
+    language before, over those after. n of an interval: pieces of held-out text, which are
+    resampled (`hat.evaluation.adaptation`).
     """
 
     model: str
     language: str
     bytes: tuple[int, ...]
-    new: tuple[float, ...]
-    first: tuple[float, ...]
+    new: tuple[Interval, ...]
+    first: tuple[Interval, ...]
     target: float
-    bytes_to_recover: float
-    retention: float
+    bytes_to_recover: Interval
+    retention: Interval
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
 import pytest
@@ -54,7 +53,8 @@ def test_the_smoke_run(files, capsys, monkeypatch):
     (adaptation,) = found.adaptations
     assert adaptation.language == "deutsch" and len(adaptation.bytes) == 2
     assert adaptation.bytes[0] == 0 < adaptation.bytes[1]
-    assert adaptation.new[-1] < adaptation.new[0]  # German is learnt
+    assert adaptation.new[-1].high < adaptation.new[0].low  # German is learnt
+    assert adaptation.bytes_to_recover.estimate == adaptation.bytes[-1]  # of the only model
     assert "mean noise cost" in capsys.readouterr().out
     assert "deutsch" in (files / "out" / "report.md").read_text(encoding="utf-8")
 
@@ -94,12 +94,3 @@ def test_items_are_pieces_of_the_held_out_text(files):
         assert len(context) >= 80 and len(continuation) >= 32
     with pytest.raises(UserError, match="yields only .* items of 5000"):
         robustness.make_task(divided.heldout, 5000)
-
-
-@pytest.mark.parametrize("target, bits, expected", [
-    (3.0, (4.0, 2.0, 1.0), 50), (4.0, (4.0, 2.0, 1.0), 0), (1.5, (4.0, 2.0, 1.0), 200),
-    (0.5, (4.0, 2.0, 1.0), math.nan), (2.0, (4.0, 2.0, 3.0), 100),
-])
-def test_bytes_to_a_target(target, bits, expected):
-    found = robustness.bytes_to(target, (0, 100, 300), bits)
-    assert found == expected or math.isnan(found) and math.isnan(expected)

@@ -29,6 +29,7 @@ from hat.evaluation.scores import (
     require_same_items,
     score_path,
 )
+from hat.evaluation.statistics import Interval
 from hat.evaluation.summary import summarize
 from hat.evaluation.tasks import Item, Task
 
@@ -256,16 +257,21 @@ def test_examples_are_the_worst_items(found):
             assert e.context[start:end] != replacement
 
 
+SURE = Interval(2.0, 1.5, 2.5, 7)
+
+
 def test_results_survive_the_file(found, tmp_path):
     adapted = dataclasses.replace(found, notes=("x",), adaptations=(
-        results.Adaptation("first", "deu", (0, 5), (3.0, 2.0), (2.0, 2.5), 2.1, math.nan, 0.8),))
+        results.Adaptation("first", "deu", (0, 5), (SURE, SURE), (SURE, SURE), 2.1,
+                           Interval(math.nan, 3.0, math.nan, 7), SURE),))
     text = results.to_json(adapted)
     (tmp_path / "results.json").write_text(text, encoding="utf-8")
     again = results.read(tmp_path / "results.json")
     # NaN is not equal to itself, so the texts are compared; and a number in the middle.
     assert results.to_json(again) == text
     assert again.cells[3] == found.cells[3] and again.comparisons[0].difference.n == 12
-    assert math.isnan(again.adaptations[0].bytes_to_recover)
+    assert math.isnan(again.adaptations[0].bytes_to_recover.estimate)
+    assert again.adaptations[0].retention == SURE
     assert again.examples == found.examples
 
 

@@ -23,8 +23,15 @@ def robustness(results: Results) -> list[Block]:
     blocks += _under_noise(results)
     blocks += _comparisons(results)
     if results.adaptations:
-        blocks += [Heading("Another language"), figures.adaptation(results),
-                   tables.adaptations(results)]  # fmt: skip
+        blocks += [
+            Heading("Another language"),
+            figures.adaptation(results),
+            tables.recovery(results),
+            Paragraph("Reached: interpolated between the points below, at which the model was "
+                      "measured. Retention: bits per byte of the first language before, over those "
+                      "after all training."),
+            Folded("Every point, with intervals", [tables.adaptations(results)]),
+        ]  # fmt: skip
     if results.examples:
         blocks += [
             Heading("The worst examples"),

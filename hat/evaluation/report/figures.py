@@ -90,12 +90,17 @@ def adaptation(results: Results) -> Figure | None:
     panels = []
     for title, field in (("the new language", "new"), ("the first language", "first")):
         lines = [
-            svg.Curve(a.model, styles[a.model], [b / 1e6 for b in a.bytes], getattr(a, field),
-                      *[[math.nan] * len(a.bytes)] * 2)
+            svg.Curve(a.model, styles[a.model], [b / 1e6 for b in a.bytes],
+                      *([getattr(point, part) for point in getattr(a, field)]
+                        for part in ("estimate", "low", "high")))
             for a in results.adaptations
         ]  # fmt: skip
         panels.append(svg.curves(title, lines, "MB trained on", "bits per byte"))
-    caption = "Held-out text during continued training on another language; one run each, no band."
+    caption = (
+        f"Held-out text during continued training on another language. Bands: "
+        f"{100 * results.level:g} % intervals from resampled pieces of that text, of one training "
+        "run each."
+    )
     return Figure(panels, caption, list(styles.items()))
 
 

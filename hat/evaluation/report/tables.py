@@ -112,15 +112,25 @@ def cells(results: Results, perturbation: str) -> Table:
 
 
 def adaptations(results: Results) -> Table:
+    """Bits per byte at every point of continued training."""
     rows = [
-        (a.model, a.language, f"{a.bytes[-1]:,}", f"{a.new[0]:.3f} to {a.new[-1]:.3f}",
-         f"{a.first[0]:.3f} to {a.first[-1]:.3f}", f"{a.target:.3f}",
-         f"{a.bytes_to_recover:,.0f}" if a.bytes_to_recover == a.bytes_to_recover
-         else "not reached", f"{a.retention:.3f}")
-        for a in results.adaptations
+        (a.model, a.language, f"{size:,}", interval(new, n=True), interval(first, n=True))
+        for a in results.adaptations for size, new, first in zip(a.bytes, a.new, a.first)
     ]  # fmt: skip
     header = ("model", "new language", "bytes trained on", "bits per byte of the new language",
-              "of the first language", "target", "bytes to reach it", "retention")  # fmt: skip
+              "of the first language")  # fmt: skip
+    return Table(header, rows)
+
+
+def recovery(results: Results) -> Table:
+    """What the new language took, and what it left of the first."""
+    rows = [
+        (a.model, a.language, f"{a.target:.3f}",
+         interval(a.bytes_to_recover, n=True, undefined="not reached"),
+         interval(a.retention, n=True))
+        for a in results.adaptations
+    ]  # fmt: skip
+    header = ("model", "new language", "target (bits per byte)", "bytes to reach it", "retention")
     return Table(header, rows)
 
 
