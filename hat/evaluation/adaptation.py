@@ -28,6 +28,11 @@ class Curve(NamedTuple):
     num_bytes: np.ndarray
 
 
+def bits_per_byte(curve: Curve) -> list[float]:
+    """Of all pieces together, at every point."""
+    return (curve.nats.sum(axis=0) / math.log(2) / curve.num_bytes.sum()).tolist()
+
+
 def cut(documents: Sequence[bytes], total: int) -> list[bytes]:
     """The first `total` bytes of documents, about, in pieces of at least PIECE_BYTES up to white
     space; what is left over at the end of a document is too short and left out."""
@@ -57,7 +62,7 @@ def summarize(
     points, new_draws = _bits(new)
     first_points, first_draws = _bits(first)
     reached = np.array([bytes_to(target, trained, bits) for bits in new_draws.tolist()])
-    n, estimate = len(new.num_bytes), bytes_to(target, trained, [x.estimate for x in points])
+    n, estimate = len(new.num_bytes), bytes_to(target, trained, bits_per_byte(new))
     return Adaptation(
         model, language, tuple(trained), points, first_points, target,
         # A draw that never reaches it is later than any that does.
@@ -69,11 +74,10 @@ def summarize(
 
 def _bits(curve: Curve) -> tuple[tuple[Interval, ...], np.ndarray]:
     """Bits per byte at every point, and of every draw: float64 [draws, p]."""
-    columns = np.concatenate([curve.nats / math.log(2), curve.num_bytes[:, None]], axis=1)
-    whole, drawn = columns.sum(axis=0), resampled_sums(columns)
-    bits, draws = whole[:-1] / whole[-1], drawn[:, :-1] / drawn[:, -1:]
-    n = len(curve.num_bytes)
-    return tuple(percentile_interval(*each, n) for each in zip(bits.tolist(), draws.T)), draws
+    drawn = resampled_sums(np.concatenate([curve.nats, curve.num_bytes[:, None]], axis=1))
+    draws, n = drawn[:, :-1] / drawn[:, -1:] / math.log(2), len(curve.num_bytes)
+    estimates = bits_per_byte(curve)
+    return tuple(percentile_interval(*each, n) for each in zip(estimates, draws.T)), draws
 
 
 def bytes_to(target: float, trained: Sequence[int], bits: Sequence[float]) -> float:

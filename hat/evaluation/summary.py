@@ -1,7 +1,7 @@
 """From stored scores to results: every number of a report, computed without a model.
 
-All numbers but p-values are ratios of sums over items, so that one bootstrap serves them: an item
-brings a sum over its seeds and a weight, and items are resampled.
+All numbers but p-values and the calibration error are ratios of sums over items, so that one
+bootstrap serves them: an item brings a sum over its seeds and a weight, and items are resampled.
 """
 
 from __future__ import annotations
@@ -27,7 +27,15 @@ from hat.evaluation.results import (
     Task,
 )
 from hat.evaluation.scores import Scores
-from hat.evaluation.statistics import Interval, holm, mcnemar, ratio_bootstrap, sign_flips
+from hat.evaluation.statistics import (
+    Interval,
+    holm,
+    mcnemar,
+    percentile_interval,
+    ratio_bootstrap,
+    resampled_sums,
+    sign_flips,
+)
 from hat.evaluation.table import Block, Table, make_table
 from hat.evaluation.tasks import Task as Items
 from hat.evaluation.worst import worst_examples
@@ -68,6 +76,9 @@ def summarize(
         its_tables = [tables[model.name, task.name] for task in tasks]
         for task, ratios in _ratios(its_tables, names, rates).items():
             intervals = _intervals(ratios)
+            for table in its_tables:
+                if table.task.name == task and table.task.kind == "choices":
+                    intervals.update(_calibration(table, names, rates))
             cells += _cells(model.name, task, names, rates, intervals)
             curves += _curves(model.name, task, names, intervals)
             keyed[model.name, task] = ratios
@@ -250,6 +261,28 @@ def _intervals(ratios: dict[Where, Ratio]) -> dict[Where, Interval]:
     """Of every ratio; those of the same items resample the same."""
     sums, weights = (np.stack(parts, axis=1) for parts in zip(*ratios.values()))
     return dict(zip(ratios, ratio_bootstrap(sums, weights, level=LEVEL)))
+
+
+def _calibration(
+    table: Table, names: Sequence[str], rates: Sequence[float]
+) -> dict[Where, Interval]:
+    """The calibration error of the likeliest choice, on clean text and under every noise. The bins
+    are those of all items; resampled items stay in theirs."""
+    blocks = {(None, 0.0): table.clean} | {
+        (name, rate): block
+        for name, its in zip(names, table.noised) for rate, block in zip(rates, its)
+    }  # fmt: skip
+    n, found = len(table.gold), {}
+    for where, block in blocks.items():
+        seeds, most = block.nats.shape[1:]
+        probabilities = metrics.choice_probabilities(-block.nats.reshape(-1, most))
+        right = (block.nats.argmin(axis=2) == table.gold[:, None]).ravel()
+        gaps = metrics.calibration_gaps(probabilities.max(axis=1), right)
+        gaps = gaps.reshape(n, seeds, -1).sum(axis=1)  # [n, bins]
+        draws = np.abs(resampled_sums(gaps)).sum(axis=1) / (n * seeds)
+        estimate = float(np.abs(gaps.sum(axis=0)).sum() / (n * seeds))
+        found[*where, "calibration_error"] = percentile_interval(estimate, draws, n, LEVEL)
+    return found
 
 
 def _cells(model, task, names, rates, intervals: dict[Where, Interval]) -> list[Cell]:

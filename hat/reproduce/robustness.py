@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import io
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,9 +30,9 @@ from hat.data.sources import Skipped, Source
 from hat.data.splits import plan_splits
 from hat.errors import UserError
 from hat.evaluation import robustness
-from hat.evaluation.adaptation import Curve, cut, piece_nats
+from hat.evaluation.adaptation import Curve, bits_per_byte, cut, piece_nats
 from hat.evaluation.adaptation import summarize as summarize_adaptation
-from hat.evaluation.report import render
+from hat.evaluation.report import figures, render, svg
 from hat.evaluation.results import Adaptation, Results
 from hat.evaluation.scores import ITEMS_FILE, ScoreFile, Scores, items_text, score_path
 from hat.evaluation.scoring import Scorer
@@ -70,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", metavar="N", type=positive_int, default=60,
                         help="pieces of held-out text (default: 60)")
     parser.add_argument("--names", metavar="NAME", nargs="+", default=["all"],
-                        help="perturbations (default: all)")
+                        help="perturbations (default: all of text)")
     parser.add_argument("--adapt-bytes", metavar="N", type=positive_int, default=300_000,
                         help="of the second text that each model goes on with (default: 300,000)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of training (default: 0)")
@@ -103,7 +102,7 @@ def run(arguments: argparse.Namespace) -> dict:
         adaptations = adapt(out, first, second, arguments.adapt_bytes, points, language)
         found = dataclasses.replace(found, adaptations=adaptations)
     found = dataclasses.replace(found, notes=tuple(notes))
-    files = write_report(render(found), out, overwrite=True)
+    files = write_report({**render(found), **pictures(found)}, out, overwrite=True)
     print("\n".join([*notes, table(found), *map(told, found.adaptations), *map(str, files)]))
     return {"files": [str(path) for path in files], "spent": spent,
             "adaptations": [dataclasses.asdict(a) for a in found.adaptations]}  # fmt: skip
@@ -325,14 +324,12 @@ def adapt(
                 keep_arrays(kept, *measure(adapted if its_steps else base))
             with np.load(kept) as arrays:
                 measured.append([arrays[key] for key in arrays.files])
-            bits = [nats.sum() / math.log(2) / its.sum() for nats, its in zip(measured[-1], sizes)]
-            warn(f"{name}: after {its_steps * each:,.0f} bytes of {language}, bits per byte "
-                 f"{bits[0]:.3f}, of the first text {bits[1]:.3f}")
-        curves[name] = [int(n * each) for n in steps], *(
-            Curve(np.stack(nats, axis=1), its) for nats, its in zip(zip(*measured), sizes)
-        )
-    target = max(new.nats[:, -1].sum() for _, new, _ in curves.values())
-    target /= math.log(2) * sizes[0].sum()
+        new, old = (Curve(np.stack(nats, axis=1), its) for nats, its in zip(zip(*measured), sizes))
+        curves[name] = [int(n * each) for n in steps], new, old
+        for trained, *bits in zip(curves[name][0], bits_per_byte(new), bits_per_byte(old)):
+            warn(f"{name}: after {trained:,} bytes of {language}, bits per byte {bits[0]:.3f}, of "
+                 f"the first text {bits[1]:.3f}")
+    target = max(bits_per_byte(new)[-1] for _, new, _ in curves.values())
     return tuple(summarize_adaptation(name, language, *found, target)
                  for name, found in curves.items())
 
@@ -359,6 +356,24 @@ def adaptation(base: Path, source: Path) -> Experiment:
         experiment, init=str(base), data=dataclasses.replace(data, source=str(source)),
         training=dataclasses.replace(training, optimizer=optimizer, schedule=schedule),
     )  # fmt: skip
+
+
+# --- pictures -----------------------------------------------------------------------------------
+
+
+def pictures(found: Results) -> dict[str, str]:
+    """The drawings of the report that a text about the experiment shows, by file name."""
+    (task,) = found.tasks
+    few = [noise for noise in found.perturbations if noise.name in robustness.NAMES]
+    drawn = {
+        "heat_map.svg": figures.heat_map(found, task.name, "mean_noise_cost"),
+        "severity.svg": figures.severity(
+            dataclasses.replace(found, perturbations=tuple(few)), task.name, "noise_cost"
+        ),
+        "adaptation.svg": figures.adaptation(found),
+    }
+    return {name: svg.sheet(name, figure.drawings, figure.legend)
+            for name, figure in drawn.items() if figure}  # fmt: skip
 
 
 def told(adaptation: Adaptation) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -57,6 +58,16 @@ def test_the_smoke_run(files, capsys, monkeypatch):
     assert adaptation.bytes_to_recover.estimate == adaptation.bytes[-1]  # of the only model
     assert "mean noise cost" in capsys.readouterr().out
     assert "deutsch" in (files / "out" / "report.md").read_text(encoding="utf-8")
+    for name in ("heat_map", "severity", "adaptation"):
+        picture = ElementTree.parse(files / "out" / f"{name}.svg").getroot()
+        assert picture.tag.endswith("svg") and "drop" in "".join(picture.itertext()) or \
+            name == "adaptation"  # fmt: skip
+    # Kept: what was measured before the model went on is not measured again.
+    monkeypatch.setattr(robustness, "piece_nats", None)
+    again = robustness.run(parser.parse_args(argv))
+    assert again["adaptations"] == told["adaptations"]
+    with pytest.raises(UserError, match="was made with --seed 0, not 1; give another --out"):
+        robustness.run(parser.parse_args([*argv, "--seed", "1"]))
 
 
 @pytest.mark.parametrize("config", robustness.MODELS.values())

@@ -128,6 +128,10 @@ def test_choices(found):
         return np.array([np.argmin(np.array(row) / (size if per_byte else 1))
                          for row, size in zip(nats, sizes)])  # fmt: skip
 
+    def sureness(name, rate, seed):
+        return [1 / np.exp(min(row) - np.array(row)).sum()
+                for row in scores.cells["copa", name, rate, seed].nats]
+
     clean = chosen(None, 0.0, 0)
     clean_accuracy = np.mean(clean == gold)
     assert clean_accuracy > CHOICES.chance
@@ -137,6 +141,13 @@ def test_choices(found):
         noised = [chosen(name, rate, s) for s in range(SEEDS)]
         accuracy = np.mean([answers == gold for answers in noised])
         assert metric["accuracy"].estimate == pytest.approx(accuracy)
+        sure = np.array([sureness(name, rate, s) for s in range(SEEDS)])
+        right = np.array(noised) == gold
+        found_error = metric["calibration_error"]
+        # Of all items and seeds together, in the order in which the summary has them.
+        expected = metrics.calibration_error(sure.T.ravel(), right.T.ravel())
+        assert found_error.estimate == pytest.approx(expected)
+        assert 0 <= found_error.low < found_error.high <= 1 and found_error.n == len(gold)
         by_byte = np.mean([chosen(name, rate, s, True) == gold for s in range(SEEDS)])
         assert metric["accuracy_per_byte"].estimate == pytest.approx(by_byte)
         expected = metrics.robustness_score(accuracy, clean_accuracy, CHOICES.chance)
@@ -344,7 +355,7 @@ def test_only_what_all_have_is_compared():
 
 def test_plans():
     assert [p.name for p in choose_perturbations(["drop", "hat", "drop"])] == [
-        "drop", "hat-permute", "hat-replace", "hat-delete", "hat-uppercase"]
+        "drop", "hat-permute", "hat-replace", "hat-delete", "hat-uppercase", "hat-editor"]
     assert [p.name for p in choose_perturbations(["all"])] == list(REGISTRY)
     with pytest.raises(UserError, match="did you mean keyboard"):
         choose_perturbations(["keybord"])

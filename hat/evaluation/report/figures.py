@@ -25,7 +25,7 @@ def severity(results: Results, task: str, name: str) -> Figure | None:
             cells = [c for c in results.cells
                      if (c.model, c.task) == (model.name, task) and name in c.metrics
                      and c.perturbation in (None, noise.name)]  # fmt: skip
-            points = sorted({_edits(c): c.metrics[name] for c in cells}.items())
+            points = sorted({_severity(c): c.metrics[name] for c in cells}.items())
             if all(c.perturbation is None for c in cells):
                 continue
             if points[0][0] > 0:
@@ -37,7 +37,10 @@ def severity(results: Results, task: str, name: str) -> Figure | None:
             ))  # fmt: skip
         if lines:
             unit = f"{about.label}, {about.unit}" if about.unit else about.label
-            panels.append(svg.curves(noise.name, lines, "edits per byte of context", unit))
+            across = "edits per byte of context"
+            if all(_edits(c) == 0 for c in results.cells if c.perturbation == noise.name):
+                across = f"rate, of every {noise.unit}"
+            panels.append(svg.curves(noise.name, lines, across, unit))
     if not panels:
         return None
     caption = (
@@ -127,9 +130,11 @@ def legend(results: Results) -> list[tuple[str, svg.Style]]:
     return [(model.name, svg.style(index)) for index, model in enumerate(results.models)]
 
 
+def _severity(cell: Cell) -> float:
+    """Realised edits per byte, or the rate where nothing is edited (and 0 on clean text)."""
+    return _edits(cell) or cell.rate
+
+
 def _edits(cell: Cell) -> float:
-    """Realised edits per byte: 0 on clean text, and the rate where they were not measured."""
-    if cell.perturbation is None:
-        return 0.0
     edits = cell.metrics.get("edit_rate")
-    return cell.rate if edits is None else edits.estimate
+    return 0.0 if edits is None else edits.estimate
