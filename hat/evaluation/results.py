@@ -243,7 +243,7 @@ class Results:
 
 def to_json(results: Results) -> str:
     """The text of results.json: the same results, the same bytes."""
-    data = {"schema": SCHEMA, "version": VERSION, **_plain(results)}
+    data = {"schema": SCHEMA, "version": VERSION, **plain(results)}
     return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -275,16 +275,16 @@ def read(path: Path) -> Results:
         raise UserError(f"cannot read {path}: {reason}; give a results.json") from None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """As JSON has it: bytes in hexadecimal, NaN and infinities as null."""
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Interval):
-        return {name: _plain(item) for name, item in value._asdict().items()}
+        return {name: plain(item) for name, item in value._asdict().items()}
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, float) and not math.isfinite(value):
@@ -293,7 +293,7 @@ def _plain(value: Any) -> Any:
 
 
 def _build(kind: Any, value: Any) -> Any:
-    """The value of that type that `_plain` wrote."""
+    """The value of that type that `plain` wrote."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is types.UnionType:  # str | None, float | None
         return None if value is None else _build(arguments[0], value)

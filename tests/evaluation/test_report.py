@@ -14,7 +14,7 @@ from hat.cli import main
 from hat.evaluation import fairness, report
 from hat.evaluation.report import figures, wording
 from hat.evaluation.report.svg import DEEP, PALE, blend
-from hat.evaluation.results import ALL_TASKS, from_json, to_json
+from hat.evaluation.results import ALL_TASKS, from_json, plain, to_json
 from hat.evaluation.statistics import Interval
 from hat.text.splitters import make_splitter
 from tests.evaluation.report_results import BYTES, NOISES, SUBWORD, comparison, interval, results
@@ -201,7 +201,7 @@ def costs():
     """What `hat evaluate fairness --json` prints."""
     texts = {"eng_Latn": [b"The cat sleeps."], "deu_Latn": ["Die Katze schläft.".encode()],
              "rus_Cyrl": ["Кошка спит.".encode()]}  # fmt: skip
-    rules = {name: dataclasses.asdict(fairness.measure(make_splitter(name), texts, "eng_Latn"))
+    rules = {name: plain(fairness.measure(make_splitter(name), texts, "eng_Latn"))
              for name in ("words", "stride:4")}  # fmt: skip
     return {"reference": "eng_Latn", "sentences": 1, "rules": rules}
 

@@ -48,12 +48,14 @@ def robustness(results: Results) -> list[Block]:
 
 def fairness(found: Mapping[str, Any]) -> list[Block]:
     """What `hat evaluate fairness --json` printed."""
-    details = [Folded(name, [tables.fairness(rule)]) for name, rule in found["rules"].items()]
+    details = [Folded(name, [tables.fairness(rule), tables.scripts(rule)])
+               for name, rule in found["rules"].items()]
     return [
         Heading(FAIRNESS_TITLE),
         Paragraph(
             f"The same {found['sentences']:,} sentences in every language. Positions are the steps "
-            "of a backbone: words of a splitter, tokens of a tokenizer."
+            "of a backbone: words of a splitter, tokens of a tokenizer. Brackets hold 95 % "
+            f"intervals from resampled sentences, n = {found['sentences']:,}."
         ),
         figures.languages(found, "position"),
         tables.dispersion(found["rules"]),

@@ -113,14 +113,15 @@ def languages(fairness: Mapping[str, Any], cost: str) -> Figure:
     by_language: dict[str, list[svg.Bar]] = {}
     for index, (name, rule) in enumerate(rules.items()):
         for language in rule["languages"]:
-            value = language["premiums"][cost]
-            bar = svg.Bar(name, svg.style(index), value, f"{value:.2f}")
+            value = Interval(**language["premiums"][cost])
+            bar = svg.Bar(name, svg.style(index), value.estimate, f"{value.estimate:.2f}",
+                          value.low, value.high)
             by_language.setdefault(language["name"], []).append(bar)
     groups = sorted(by_language.items(), key=lambda item: (item[1][0].value, item[0]))
     caption = (
         f"{cost} premium: the cost of a language over that of {fairness['reference']}, as a ratio "
-        f"of sums over the same {fairness['sentences']:,} sentences in every language. These are "
-        "exact counts, so they have no interval."
+        f"of sums over the same {fairness['sentences']:,} sentences in every language. Lines: 95 % "
+        "intervals from resampled sentences."
     )
     legend = [(name, svg.style(index)) for index, name in enumerate(rules)]
     return Figure([svg.bars(f"{cost} premium", groups)], caption, legend)

@@ -136,11 +136,13 @@ def recovery(results: Results) -> Table:
 
 def fairness(rule: Mapping[str, Any]) -> Table:
     """The languages of a rule, as `hat evaluate fairness --json` gives them, the cheapest first."""
-    languages = sorted(rule["languages"], key=lambda x: (x["premiums"]["position"], x["name"]))
+    languages = sorted(
+        rule["languages"], key=lambda x: (x["premiums"]["position"]["estimate"], x["name"])
+    )
     rows = [
         (x["name"], f"{x['bytes']:,}", f"{x['words']:,}", f"{x['positions']:,}",
-         *(f"{x['premiums'][cost]:.2f}" for cost in ("byte", "word", "position")),
-         f"{x['bytes_per_position']:.2f}", f"{x['longest']:,}")
+         *(said(x["premiums"][cost]) for cost in ("byte", "word", "position")),
+         said(x["bytes_per_position"]), f"{x['longest']:,}")
         for x in languages
     ]  # fmt: skip
     header = ("language", "bytes", "words", "positions", "byte premium", "word premium",
@@ -151,9 +153,21 @@ def fairness(rule: Mapping[str, Any]) -> Table:
 def dispersion(rules: Mapping[str, Mapping[str, Any]]) -> Table:
     """How unequal the languages are under every rule."""
     rows = [
-        (name, cost, *(f"{rule['dispersion'][cost][field]:.3f}"
+        (name, cost, *(said(rule["dispersion"][cost][field])
                        for field in ("max_over_min", "log_deviation", "gini")))
         for name, rule in rules.items() for cost in rule["dispersion"]
     ]  # fmt: skip
     header = ("rule", "cost", "largest over smallest", "deviation of the logarithm", "Gini")
     return Table(header, rows)
+
+
+def scripts(rule: Mapping[str, Any]) -> Table:
+    """The geometric means of the premiums of every script's languages."""
+    rows = [(script, *(said(premiums[cost]) for cost in ("byte", "word", "position")))
+            for script, premiums in rule["scripts"].items()]  # fmt: skip
+    return Table(("script", "byte premium", "word premium", "position premium"), rows)
+
+
+def said(value: Mapping[str, Any]) -> str:
+    """An interval of `hat evaluate fairness --json`."""
+    return interval(Interval(**value))
