@@ -66,10 +66,10 @@ def load_rule(name: str):
 def table(fairness) -> str:
     """The languages by their position premium, then the scripts and the dispersion."""
     def three(values) -> str:
-        return "".join(f"{f'{x.estimate:.2f} [{x.low:.2f}, {x.high:.2f}]':>20}" for x in values)
+        return "".join(f"{f'{x.estimate:.2f} [{x.low:.2f}, {x.high:.2f}]':>22}" for x in values)
 
     lines = [f"{'language':<12}{'bytes':>11}{'words':>9}{'positions':>11}{'longest':>10}"
-             f"{'byte x':>20}{'word x':>20}{'position x':>20}{'B/position':>20}"]
+             f"{'byte x':>22}{'word x':>22}{'position x':>22}{'B/position':>22}"]
     for x in sorted(fairness.languages, key=lambda x: (x.premiums["position"].estimate, x.name)):
         lines.append(f"{x.name:<12}{x.bytes:>11,}{x.words:>9,}{x.positions:>11,}{x.longest:>8,} B"
                      + three([*x.premiums.values(), x.bytes_per_position]))

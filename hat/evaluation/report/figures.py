@@ -62,7 +62,7 @@ def heat_map(results: Results, task: str, name: str) -> Figure | None:
         return None
     columns = [m.name for m in results.models]
     finite = [v.estimate for v in values.values() if math.isfinite(v.estimate)]
-    low, high = min([0.0, *finite]), max(finite, default=0.0)
+    low, high = 0.0, max(finite, default=0.0)  # a gain is as pale as no loss
     if about.better == "higher":
         low, high = max(finite, default=1.0), min([*finite, 1.0])
 
