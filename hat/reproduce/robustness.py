@@ -256,13 +256,15 @@ def train_to(experiment: Experiment, flops: float, folder: Path) -> dict[str, fl
 
 
 def finish(experiment: Experiment, folder: Path) -> None:
-    """Trains, unless the run has made all its steps."""
+    """Trains, unless the run has made all its steps. KeyboardInterrupt where it was told to stop
+    before: what is half trained is not to be measured."""
     result = folder / "result.json"
     if result.exists():
         done = json.loads(result.read_text(encoding="utf-8"))["step"]
         if done >= experiment.training.steps:
             return
-    train(experiment, folder)
+    if not train(experiment, folder)["finished"]:
+        raise KeyboardInterrupt
 
 
 # --- noise --------------------------------------------------------------------------------------

@@ -81,7 +81,12 @@ def test_every_model_has_a_small_form(config):
 
 def test_finished_runs_are_not_trained_again(tmp_path, monkeypatch):
     trained = []
-    monkeypatch.setattr(robustness, "train", lambda *given: trained.append(given))
+
+    def train(*given):
+        trained.append(given)
+        return {"finished": len(trained) < 3}
+
+    monkeypatch.setattr(robustness, "train", train)
     experiment = robustness.with_steps(load(CONFIGS / "quickstart.py"), 10)
     robustness.finish(experiment, tmp_path)
     (tmp_path / "result.json").write_text('{"step": 9}')
@@ -90,6 +95,9 @@ def test_finished_runs_are_not_trained_again(tmp_path, monkeypatch):
     (tmp_path / "result.json").write_text('{"step": 10}')
     robustness.finish(experiment, tmp_path)
     assert len(trained) == 2
+    (tmp_path / "result.json").unlink()
+    with pytest.raises(KeyboardInterrupt):  # told to stop: nothing goes on with half a model
+        robustness.finish(experiment, tmp_path)
 
 
 def test_items_are_pieces_of_the_held_out_text(files):
