@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from hat.errors import UserError
 from hat.evaluation.edits import Perturbed
-from hat.evaluation.perturbations import REGISTRY, find, perturb
+from hat.evaluation.perturbations import REGISTRY, find, find_words, perturb
 from hat.evaluation.perturbations.core import Perturbation
 from hat.evaluation.perturbations.segmentation import JITTERS, Jitter
 from hat.evaluation.scores import Cell, Key, ScoreFile
@@ -66,11 +66,13 @@ def noised_contexts(
     task: Task, item: Item, perturbation: Noise, rate: float, seed: int
 ) -> list[Perturbed]:
     """Every context of the item under noise. Contexts of one item share their numbers, so that a
-    beginning that they share is damaged alike."""
+    beginning that they share is damaged alike; protected words stay."""
     if isinstance(perturbation, Jitter):
         return _clean(item)
     item_id = f"{task.name}/{item.id}"
-    return [perturb(context, perturbation, rate, seed, item_id) for context in item.contexts]
+    return [perturb(context, perturbation, rate, seed, item_id,
+                    protect=find_words(context, item.protect))
+            for context in item.contexts]
 
 
 def cell_keys(

@@ -15,7 +15,7 @@ from scipy import stats
 from hat.errors import UserError
 from hat.evaluation import metrics, results, statistics
 from hat.evaluation.perturbations import REGISTRY
-from hat.evaluation.robustness import check_plan, choose_perturbations
+from hat.evaluation.robustness import check_plan, choose_perturbations, noised_contexts
 from hat.evaluation.scores import (
     Cell,
     ScoredModel,
@@ -42,7 +42,7 @@ CLOZE = Task("cloze", "continuation", tuple(
     Item(str(i), (b"another context %d" % i,), (b" end" * (1 + i),)) for i in range(8)
 ))  # fmt: skip
 SPOKEN = Task("cute", "generation", (Item("1", (b"Spell:",), (b"a b",)),
-                                     Item("2", (b"Spell: x",), (b"x",))))
+                                     Item("2", (b"Spell: x",), (b"x",), protect=("spell",))))
 TASKS = (CHOICES, CLOZE, SPOKEN)
 
 
@@ -351,6 +351,13 @@ def test_only_what_all_have_is_compared():
     assert complete_plan(TASKS, [SCORES[0], partial]) == (["keyboard"], [0.1, 0.4], 5, ["drop"])
     with pytest.raises(UserError, match="second has no scores of copa under drop at rate 0.1, see"):
         summarize(TASKS, [partial], PERTURBATIONS, RATES, SEEDS)
+
+
+def test_protected_words_stay():
+    (drop,) = choose_perturbations(["drop"])
+    item = Item("1", (b"Question: where?", b"A question?"), (b" x",), protect=("Question",))
+    noised = noised_contexts(CLOZE, item, drop, 1.0, 0)
+    assert [context.text for context in noised] == [b"Question", b"question"]
 
 
 def test_plans():
