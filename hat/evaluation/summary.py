@@ -35,6 +35,7 @@ from hat.evaluation.statistics import (
     ratio_bootstrap,
     resampled_sums,
     sign_flips,
+    wilson,
 )
 from hat.evaluation.table import Block, Table, make_table
 from hat.evaluation.tasks import Task as Items
@@ -44,6 +45,7 @@ LEVEL = 0.95
 # What two models are compared in, by what they have: noised, and on clean text.
 COMPARED = ("noise_cost", "accuracy", "likeliest", "exact_match")
 COMPARED_CLEAN = ("bits_per_byte", "accuracy", "likeliest", "exact_match")
+RATES = ("accuracy", "accuracy_per_byte", "likeliest", "exact_match", "consistency")
 # Rates 0 or 1 of single items, for which clean text has an exact test.
 RIGHT_OR_WRONG = ("accuracy", "likeliest", "exact_match")
 
@@ -258,9 +260,16 @@ def _over_rates(
 
 
 def _intervals(ratios: dict[Where, Ratio]) -> dict[Where, Interval]:
-    """Of every ratio; those of the same items resample the same."""
+    """Of every ratio; those of the same items resample the same. Rates of clean text have Wilson's
+    interval, and so have those that are 0 or 1 in every item: resampled, they would seem sure."""
     sums, weights = (np.stack(parts, axis=1) for parts in zip(*ratios.values()))
-    return dict(zip(ratios, ratio_bootstrap(sums, weights, level=LEVEL)))
+    found = dict(zip(ratios, ratio_bootstrap(sums, weights, level=LEVEL)))
+    for where, ratio in ratios.items():
+        if where[2] in RATES:
+            n, right = len(ratio.sums), float(ratio.sums.sum())
+            if where[0] is None or right == 0 or (ratio.sums == 1).all():
+                found[where] = wilson(round(right), n, LEVEL)
+    return found
 
 
 def _calibration(

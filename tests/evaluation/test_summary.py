@@ -135,7 +135,9 @@ def test_choices(found):
     clean = chosen(None, 0.0, 0)
     clean_accuracy = np.mean(clean == gold)
     assert clean_accuracy > CHOICES.chance
-    assert cell(found, "first", "copa", None, 0.0)["accuracy"].estimate == clean_accuracy
+    on_clean = cell(found, "first", "copa", None, 0.0)["accuracy"]
+    assert on_clean == statistics.wilson(int((clean == gold).sum()), len(gold))
+    assert on_clean.estimate == clean_accuracy
     for name, rate in itertools.product(NAMES, RATES):
         metric = cell(found, "first", "copa", name, rate)
         noised = [chosen(name, rate, s) for s in range(SEEDS)]
@@ -351,6 +353,22 @@ def test_only_what_all_have_is_compared():
     assert complete_plan(TASKS, [SCORES[0], partial]) == (["keyboard"], [0.1, 0.4], 5, ["drop"])
     with pytest.raises(UserError, match="second has no scores of copa under drop at rate 0.1, see"):
         summarize(TASKS, [partial], PERTURBATIONS, RATES, SEEDS)
+
+
+def test_what_is_never_right_is_not_sure_to_be_wrong():
+    """Of an answer that is always, or never, right the resampled interval would be a point."""
+    never, always = (
+        Scores(SCORES[0].model, SCORES[0].tasks, None, {
+            key: dataclasses.replace(its, correct=[right] * len(its.correct))
+            for key, its in SCORES[0].cells.items()
+        })
+        for right in (False, True)
+    )  # fmt: skip
+    for scores, right in ((never, 0), (always, 2)):
+        found = summarize(TASKS, [scores], PERTURBATIONS, RATES, SEEDS)
+        for name, rate in ((None, 0.0), (NAMES[0], RATES[0])):
+            exact = cell(found, "first", "cute", name, rate)["exact_match"]
+            assert exact == statistics.wilson(right, 2)
 
 
 def test_protected_words_stay():
