@@ -64,6 +64,7 @@ def test_the_smoke_run(files, capsys, monkeypatch):
             name == "adaptation"  # fmt: skip
     # Kept: what was measured before the model went on is not measured again.
     monkeypatch.setattr(robustness, "piece_nats", None)
+    monkeypatch.setattr(robustness, "evaluate", lambda *_: found)
     again = robustness.run(parser.parse_args(argv))
     assert again["adaptations"] == told["adaptations"]
     with pytest.raises(UserError, match="was made with --seed 0, not 1; give another --out"):
