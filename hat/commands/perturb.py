@@ -12,7 +12,7 @@ these families, all of them described by --list:
   misspellings   real ones, from a list (--misspellings)
   casing, repetition, whitespace, graphemes
   styling, normal-forms   Unicode styles; NFC, NFD, NFKC, NFKD
-  invalid-bytes, encoding   flipped, dropped and overlong bytes; NUL, CRLF, byte order mark, mojibake
+  invalid-bytes, encoding   flipped, dropped, overlong bytes; NUL, CRLF, byte order mark, mojibake
   segmentation   word boundaries moved, the text unchanged: shown as words set apart by "|"
 
 --traps N takes FILE for a list of words and prints a task for hat evaluate robustness: pairs of
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--misspellings", metavar="FILE", type=Path,
                         help="for --name misspelling: lines such as 'recieve->receive'")
     parser.add_argument("--compat", choices=("eval-framework",),
-                        help="the released form of the four of family hat, for parity: numbers come "
+                        help="the released form of the four of family hat, for parity: all numbers "
                         "from one generator (their seed: 42)")
     parser.add_argument("--traps", metavar="N", type=positive_int,
                         help="print up to N traps made of the words of FILE, one a line")

@@ -44,8 +44,8 @@ class Metric(NamedTuple):
     meaning: str
 
 
-# Of cells. Those of items with a right choice: accuracy to calibration_error; `likeliest` and `exact_match` are
-# of other kinds of task. A cell has the metrics of its task's kind.
+# Of cells. Those of items with a right choice: accuracy to calibration_error; `likeliest` and
+# `exact_match` are of other kinds of task. A cell has the metrics of its task's kind.
 METRICS = {
     "noise_cost": Metric(
         "context noise cost", "nats/byte", "lower",

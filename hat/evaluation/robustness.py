@@ -37,7 +37,9 @@ def choose_perturbations(
     """The perturbations of these names, each once, in order. A name may be that of a family, or
     "all": those of text. misspelling: the one that is made from a list. UserError: an unknown name.
     """
-    known: dict[str, Noise] = {**REGISTRY, **({misspelling.name: misspelling} if misspelling else {})}
+    known: dict[str, Noise] = dict(REGISTRY)
+    if misspelling is not None:
+        known[misspelling.name] = misspelling
     everything = list(known.values())
     known.update({jitter.name: jitter for jitter in JITTERS})
     chosen: dict[str, Noise] = {}

@@ -9,8 +9,8 @@ line appears whole or not at all, and work that was stopped goes on with the cel
 The head of items.jsonl is {"schema": "hat-robustness-items", "version": 2}; its lines are
 {"task", "kind", "id", "contexts", "continuations", "gold", "stop", "protect"}, as `tasks.Item` has
 them, with texts as strings. The head of scores is {"schema": "hat-robustness-scores", "version": 2,
-"model", "tasks", "misspellings"}: `ScoredModel`, the fingerprint of each task, and that of the list of
-misspellings, if there is one. The lines are `Cell`s, field by field.
+"model", "tasks", "misspellings"}: `ScoredModel`, the fingerprint of each task, and that of the list
+of misspellings, if there is one. The lines are `Cell`s, field by field.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """The perturbations of the HAT paper (arXiv 2501.10322, section 4.4), in our own form.
 
 Four of the paper, and the mixed "editor" that its authors' eval-framework has beside them. Of the
-first three, eligible is a character that stands between two others and, like both of them, is a letter or a
-digit: so neither the first nor the last of a word. Exactly floor(rate * eligible) are edited. What
-we do otherwise than the authors' code: numbers come from the item's own stream, severities are
-nested, and swaps never overlap, so that none undoes another. `eval_framework` has their form.
+first three, eligible is a character that stands between two others and, like both of them, is a
+letter or a digit: so neither the first nor the last of a word. Exactly floor(rate * eligible) are
+edited. What we do otherwise than the authors' code: numbers come from the item's own stream,
+severities are nested, and swaps never overlap, so that none undoes another. `eval_framework` has
+their form of the four.
 """
 
 from __future__ import annotations

@@ -134,8 +134,8 @@ def _guide(results: Results) -> Bullets:
         "so that models with any tokenizer or none can be compared.",
         f"A number stands with its {level} interval in brackets and n, the number of items. "
         "Intervals come from resampled items; all perturbation seeds of an item go in or out "
-        "together, since they are no independent observations. Rates of clean text, and rates of 0 or "
-        "1, have Wilson's interval.",
+        "together, since they are no independent observations. Rates of clean text, and rates of "
+        "0 or 1, have Wilson's interval.",
         "Two models are compared on the same items. Holm's correction adjusts a p-value for all "
         f'perturbations tested together; "is better" means p below {1 - results.level:.2g} after '
         'it, "no difference shown" anything else, which is no proof that there is none.',

@@ -21,11 +21,15 @@ def severity(results: Results, task: str, name: str) -> Figure | None:
     about, panels = metric(name), []
     for noise in results.perturbations:
         lines = []
+        # Jitter edits nothing: its rate says how severe it is.
+        edited = any(_edits(c) for c in results.cells if c.perturbation == noise.name)
+        across = "edits per byte of context" if edited else f"rate, of every {noise.unit}"
         for index, model in enumerate(results.models):
             cells = [c for c in results.cells
                      if (c.model, c.task) == (model.name, task) and name in c.metrics
                      and c.perturbation in (None, noise.name)]  # fmt: skip
-            points = sorted({_severity(c): c.metrics[name] for c in cells}.items())
+            points = sorted({_edits(c) if edited else c.rate: c.metrics[name]
+                             for c in cells}.items())
             if all(c.perturbation is None for c in cells):
                 continue
             if points[0][0] > 0:
@@ -37,9 +41,6 @@ def severity(results: Results, task: str, name: str) -> Figure | None:
             ))  # fmt: skip
         if lines:
             unit = f"{about.label}, {about.unit}" if about.unit else about.label
-            across = "edits per byte of context"
-            if all(_edits(c) == 0 for c in results.cells if c.perturbation == noise.name):
-                across = f"rate, of every {noise.unit}"
             panels.append(svg.curves(noise.name, lines, across, unit))
     if not panels:
         return None
@@ -131,11 +132,7 @@ def legend(results: Results) -> list[tuple[str, svg.Style]]:
     return [(model.name, svg.style(index)) for index, model in enumerate(results.models)]
 
 
-def _severity(cell: Cell) -> float:
-    """Realised edits per byte, or the rate where nothing is edited (and 0 on clean text)."""
-    return _edits(cell) or cell.rate
-
-
 def _edits(cell: Cell) -> float:
+    """Realised edits per byte; 0 on clean text, and where nothing is edited."""
     edits = cell.metrics.get("edit_rate")
     return 0.0 if edits is None else edits.estimate

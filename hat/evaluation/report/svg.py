@@ -175,8 +175,8 @@ def sheet(
     """Drawings in rows of `columns`, with their legend above them, as one drawing: for a page that
     shows pictures alone."""
     gap, top = 10, 26.0 if legend else 0.0
-    sizes = [tuple(map(float, re.match(r'<svg [^>]*?width="([\d.]+)" height="([\d.]+)"', d).groups()))
-             for d in drawings]
+    pattern = re.compile(r'<svg [^>]*?width="([\d.]+)" height="([\d.]+)"')
+    sizes = [tuple(map(float, pattern.match(drawing).groups())) for drawing in drawings]
     parts, x = [], 8.0
     for label, its in legend:
         dash = f' stroke-dasharray="{its.dash}"' if its.dash else ""
