@@ -128,7 +128,10 @@ def _temporaries(experiment, mesh, outline, rows, params) -> float:
         # operands alike, and the scores of attention.
         scores = outline.row.largest_product / tensor
         everything = KEPT_WITHOUT_REMAT * dots + scores * 1.5
-        per_row = {"full": edge, "dots": edge + dots, "none": everything}[remat]
+        attention = positions * projected / tensor * size
+        per_row = {
+            "full": edge, "attention": edge + attention, "dots": edge + dots, "none": everything,
+        }[remat]  # fmt: skip
         kept += stack.num_layers * rows * per_row
         widest = max(
             widest,
