@@ -1,7 +1,7 @@
 """Predicts how the training step of a config runs on a pod or cluster that is not there.
 
 For TPU pods the real step is compiled with libtpu, which needs no TPU: memory per chip, FLOPs,
-bytes and collectives are then the compiler's; minutes on a laptop. GPU clusters, and pods with
+bytes and collectives are then the compiler's; a minute on a laptop. GPU clusters, and pods with
 --formula, are planned by formulas in seconds. Times are predictions; the output says how far to
 trust them.
 """
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> dict:
 
     plan = plan_by_formula(experiment, topology, outline(experiment, topology))
     if not by_formula and plan.can_fit:
-        say(f"compiling for {topology.num_chips} chips: minutes, unless done before")
+        say(f"compiling for {topology.num_chips} chips: a minute or two, unless done before")
         plan = compile_plan(experiment, plan)
     if not plan.fits:
         raise UserError(report.shortfall(plan))

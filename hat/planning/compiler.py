@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -89,13 +90,14 @@ def _result(folder: Path, status: int) -> Program:
 
 def main(name: str) -> None:
     """Compiles what the folder `name` asks, and leaves the result there."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     folder = Path(name)
     data = json.loads((folder / EXPERIMENT).read_text(encoding="utf-8"))
     experiment = configs.from_dict(data, EXPERIMENT_CLASSES)
     topology = parse_topology((folder / TOPOLOGY).read_text(encoding="utf-8"))
-    from hat.planning.compiled import lower_step
-
     import jax
+
+    from hat.planning.compiled import lower_step
 
     lowered = lower_step(experiment, topology)
     try:
@@ -111,6 +113,13 @@ def main(name: str) -> None:
         held += memory.temp_size_in_bytes - memory.alias_size_in_bytes
         result = {"text": compiled.as_text(), "hbm_bytes": held}
     write_atomically(folder / RESULT, json.dumps(result))
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when its parent is gone."""
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os._exit(1)
 
 
 if __name__ == "__main__":
