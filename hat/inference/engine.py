@@ -38,6 +38,8 @@ from hat.models.model import LanguageModel, Params
 from hat.text.splitters import Splitter
 from hat.text.tokenizers import ByteTokenizer, Tokenizer
 
+OnBytes = Callable[[bytes | None], None]  # what a text grows by; None once it has ended
+
 READ_PER_STEP = 1024  # ids of prompts between two bursts, while rows go on
 
 
@@ -71,7 +73,7 @@ class Continuation:
     "length" at num_bytes, "cancelled".
     """
 
-    def __init__(self, request: Request, on_bytes: Callable[[bytes], None] | None = None):
+    def __init__(self, request: Request, on_bytes: OnBytes | None = None):
         self.request, self.on_bytes = request, on_bytes
         self.text = bytearray()
         self.ids: list[int] = []
@@ -83,6 +85,8 @@ class Continuation:
         self.ended = False  # whether the model ended it
         self._stops = StopFinder(request.stops)
         self._room = request.num_bytes
+        self._told = 0  # bytes of the text
+        self.cancelled = False
 
     def take(self, id: int, spelled: bytes, ends: bool, nats: float, top) -> None:
         """One more id; spelled: its bytes; ends: whether it ends a text."""
@@ -94,7 +98,7 @@ class Continuation:
             self.ended = True
             self.end("stop")
             return
-        self._release(self._stops.feed(spelled))
+        self.text += self._stops.feed(spelled)
         if self._stops.found:
             self.end("stop")
             return
@@ -104,13 +108,18 @@ class Continuation:
             self.end("length")
 
     def end(self, finish: str) -> None:
-        self._release(self._stops.rest())
+        self.text += self._stops.rest()
         self.finish = finish
 
-    def _release(self, piece: bytes) -> None:
-        self.text += piece
-        if piece and self.on_bytes is not None:
-            self.on_bytes(piece)
+    def tell(self) -> None:
+        """Says what is new since the last time."""
+        if self.on_bytes is None:
+            return
+        told, self._told = self._told, len(self.text)
+        if told < self._told:
+            self.on_bytes(bytes(self.text[told:]))
+        if self.finish is not None:
+            self.on_bytes(None)
 
 
 class Engine:
@@ -153,10 +162,9 @@ class Engine:
         """The continuations that have a row."""
         return [row for row in self._places if row is not None]
 
-    def submit(
-        self, request: Request, on_bytes: Callable[[bytes], None] | None = None
-    ) -> Continuation:
-        """Queues a request; `step` works on it. UserError: it can never be done."""
+    def submit(self, request: Request, on_bytes: OnBytes | None = None) -> Continuation:
+        """Queues a request; `step` works on it. May be called from another thread, as may `cancel`;
+        on_bytes is called from the thread that steps. UserError: it can never be done."""
         check_ids(request.ids, self.tokenizer, self._num_ids)
         if request.sampling.valid_utf8 and request.num_bytes:
             missing = missing_bytes(self._prompt_reader(request))
@@ -170,9 +178,8 @@ class Engine:
         return continuation
 
     def cancel(self, continuation: Continuation) -> None:
-        """Its row is free from now on; what it has stays."""
-        if continuation.finish is None:
-            continuation.end("cancelled")
+        """Its row is free with the next step; what it has stays."""
+        continuation.cancelled = True
 
     def run(self) -> None:
         """Steps until nothing is left to do."""
@@ -196,10 +203,7 @@ class Engine:
     def _read(self) -> int:
         """Reads on in a prompt, or begins the next; how many ids were read."""
         if self._reading is None:
-            continuation = self.waiting.popleft()
-            if continuation.finish is not None:
-                return 0
-            self._reading = self._begin(continuation)
+            self._reading = self._begin(self.waiting.popleft())
         reading = self._reading
         prompt, request = reading.prompt, reading.continuation.request
         first = reading.at
@@ -217,6 +221,7 @@ class Engine:
             self._reading = None
             if request.num_bytes == 0:
                 reading.continuation.end("length")
+                reading.continuation.tell()
             else:
                 self._seat(reading)
         return max(reading.at - first, 1)
@@ -294,14 +299,27 @@ class Engine:
         self._places = [None if place < 0 else self._places[place] for place in places]
 
     def _drop_cancelled(self) -> None:
-        gone = [
-            place for place, row in enumerate(self._places)
-            if row is not None and row.finish is not None
-        ]  # fmt: skip
-        if self._reading is not None and self._reading.continuation.finish is not None:
+        reading = self._reading
+        if reading is not None and reading.continuation.cancelled:
             self._reading = None
+            self._give_up(reading.continuation)
+        for row in [row for row in self.waiting if row.cancelled]:
+            self.waiting.remove(row)
+            self._give_up(row)
+        for row in self.active:
+            if row.cancelled:
+                self._give_up(row)
+        self._free()
+
+    def _give_up(self, continuation: Continuation) -> None:
+        continuation.end("cancelled")
+        continuation.tell()
+
+    def _free(self) -> None:
+        """The places of rows that have ended."""
+        gone = [n for n, row in enumerate(self._places) if row is not None and row.finish]
         if gone:
-            active = np.asarray(self._slots.active).copy()
+            active = np.array(self._slots.active)
             active[gone] = False
             self._slots = self._slots._replace(active=jax.numpy.array(active))
             for place in gone:
@@ -341,7 +359,8 @@ class Engine:
                          float(burst.nats[turn, place]), top)  # fmt: skip
                 if row.finish is not None:
                     break
-        self._drop_cancelled()
+            row.tell()
+        self._free()
 
 
 @dataclasses.dataclass

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hat.errors import UserError
 from hat.inference.engine import Continuation, Engine, Request
@@ -39,7 +39,8 @@ class Generation:
         return cls(prompt, bytes(made.text), -math.fsum(made.nats), made.finish == "stop")
 
 
-OnBytes = Callable[[int, bytes], None]  # (index of the result, the bytes it grows by)
+# (index of the result, the bytes it grows by, or None once it has ended)
+OnBytes = Callable[[int, bytes | None], None]
 
 
 def generate(
@@ -48,23 +49,19 @@ def generate(
     *,
     num_bytes: int = 200,
     samples: int = 1,
-    temperature: float = 0.8,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    valid_utf8: bool = False,
     stops: Sequence[bytes] = (),
     batch_size: int = 16,
     on_bytes: OnBytes | None = None,
+    **sampling: Any,
 ) -> list[Generation]:
     """`samples` continuations of every prompt, in the order of the prompts.
 
+    sampling: fields of `Sampling`, such as temperature and seed.
+
     A continuation ends at the end of text, before the first of `stops`, or with the id that brings
-    it to num_bytes bytes.
-    It depends on the seed, the index of its prompt and of the sample, but (up to rounding) not
-    on the other prompts or the batch_size. UserError for an option out of its range.
+    it to num_bytes bytes. It depends on the seed, the index of its prompt and of the sample, but
+    (up to rounding) not on the other prompts or the batch_size. UserError for an option out of its
+    range.
     """
     return generate_with(
         run.model,
@@ -73,9 +70,7 @@ def generate(
         prompts,
         num_bytes=num_bytes,
         samples=samples,
-        sampling=Sampling(
-            temperature, top_k, top_p, seed, min_p, repetition_penalty, valid_utf8
-        ),
+        sampling=Sampling(**sampling),
         stops=stops,
         batch_size=batch_size,
         on_bytes=on_bytes,
