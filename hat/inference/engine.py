@@ -82,7 +82,6 @@ class Continuation:
         self.prompt_nats: list[float] = []
         self.prompt_tops: list[tuple[np.ndarray, np.ndarray]] = []
         self.finish: str | None = None
-        self.ended = False  # whether the model ended it
         self._stops = StopFinder(request.stops)
         self._room = request.num_bytes
         self._told = 0  # bytes of the text
@@ -95,7 +94,6 @@ class Continuation:
         if self.request.tops:
             self.tops.append(top)
         if ends:
-            self.ended = True
             self.end("stop")
             return
         self.text += self._stops.feed(spelled)
@@ -147,7 +145,7 @@ class Engine:
         tables = text_tables(self.tokenizer, self._num_ids)
         self._ends = tables.ends
         self._tables = jax.tree.map(jax.numpy.asarray, tables)
-        self._sizes = [*(n for n in (1, 4, 16, 64, 256) if n < max_rows), max_rows]
+        self.sizes = [*(n for n in (1, 4, 16, 64, 256) if n < max_rows), max_rows]
         self._closing = closing
         self.prefixes = Prefixes(prefixes)
         self.waiting: deque[Continuation] = deque()
@@ -158,6 +156,11 @@ class Engine:
         self._used = 0  # slots of the buffers, at most
 
     @property
+    def chunks(self) -> tuple[int, ...]:
+        """The numbers of ids that are read at once."""
+        return self._kind.chunks
+
+    @property
     def active(self) -> list[Continuation]:
         """The continuations that have a row."""
         return [row for row in self._places if row is not None]
@@ -165,6 +168,13 @@ class Engine:
     def submit(self, request: Request, on_bytes: OnBytes | None = None) -> Continuation:
         """Queues a request; `step` works on it. May be called from another thread, as may `cancel`;
         on_bytes is called from the thread that steps. UserError: it can never be done."""
+        self.check(request)
+        continuation = Continuation(request, on_bytes)
+        self.waiting.append(continuation)
+        return continuation
+
+    def check(self, request: Request) -> None:
+        """UserError, or ValueError for ids that no text has, where it can never be done."""
         check_ids(request.ids, self.tokenizer, self._num_ids)
         if request.sampling.valid_utf8 and request.num_bytes:
             missing = missing_bytes(self._prompt_reader(request))
@@ -173,9 +183,6 @@ class Engine:
                     f"the prompt ends inside a character that needs {missing} more bytes; "
                     f"valid UTF-8 of at most {request.num_bytes} cannot follow"
                 )
-        continuation = Continuation(request, on_bytes)
-        self.waiting.append(continuation)
-        return continuation
 
     def cancel(self, continuation: Continuation) -> None:
         """Its row is free with the next step; what it has stays."""
@@ -190,7 +197,7 @@ class Engine:
         """Some of the prompts that wait, then a burst; whether there is more to do."""
         self._drop_cancelled()
         budget = READ_PER_STEP
-        while (self._reading or self.waiting) and len(self.active) < self._sizes[-1]:
+        while (self._reading or self.waiting) and len(self.active) < self.sizes[-1]:
             if budget <= 0 and self.active:
                 break
             budget -= self._read()
@@ -253,7 +260,7 @@ class Engine:
         """Gives a row that has read its prompt a place."""
         request = reading.continuation.request
         if None not in self._places:
-            self._resize(next(n for n in self._sizes if n > len(self._places)))
+            self._resize(next(n for n in self.sizes if n > len(self._places)))
         state = self._kind.at_end(reading.state, reading.prompt)
         recent = np.full((1, REPETITION_IDS), -1, np.int32)
         latest = reading.prompt.ids[-REPETITION_IDS:]
@@ -303,7 +310,7 @@ class Engine:
         if reading is not None and reading.continuation.cancelled:
             self._reading = None
             self._give_up(reading.continuation)
-        for row in [row for row in self.waiting if row.cancelled]:
+        for row in [row for row in list(self.waiting) if row.cancelled]:
             self.waiting.remove(row)
             self._give_up(row)
         for row in self.active:
@@ -328,12 +335,12 @@ class Engine:
 
     def _shrink(self) -> None:
         """Fewer places where fewer do, unless others wait for them."""
-        smaller = [n for n in self._sizes if n < len(self._places)]
+        smaller = [n for n in self.sizes if n < len(self._places)]
         count = len(self.active)
         if not count and not self.waiting and not self._reading:
             self._places, self._slots = [], None
         elif smaller and 0 < count <= smaller[-1] and not self.waiting and not self._reading:
-            self._resize(next(n for n in self._sizes if n >= count))
+            self._resize(next(n for n in self.sizes if n >= count))
 
     def _burst(self) -> None:
         self._make_room(self._used + BURST + self._kind.slots_per_step)

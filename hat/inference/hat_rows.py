@@ -153,6 +153,7 @@ class HatRows:
         return state.position + 1 if self._bytes_grow else state.words
 
     slots_per_step = MOST_ENDS  # at most
+    chunks = CHUNKS
 
     def read_chunk(
         self,

@@ -43,6 +43,7 @@ class LlamaRows:
     """What `hat.inference.engine` asks of a Llama; see `hat_rows.HatRows`."""
 
     slots_per_step = 1
+    chunks = CHUNKS
 
     def __init__(self, model: LlamaModel):
         self._config = model.config

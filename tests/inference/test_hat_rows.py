@@ -165,14 +165,14 @@ def test_long_documents_wrap_the_rings_and_grow_the_buffers(lockstep):
     texts = [
         b"some words and " * 12 + "文字".encode() * 8,  # windows wrapped
         b"lead in " * 4 + b"x" * 148 + b" end of it",  # a word longer than the rule allows
-        b"a b " * (SMALLEST_BUFFER // 2 + 20),  # the backbone grown
+        b"a\n" * (SMALLEST_BUFFER // 2 + 20),  # the backbone grown
         *TEXTS[: ROWS - 3],
     ]
     assert_equal_nats(texts, hat_config(), lockstep, max(map(len, texts)) + 2)
     state = lockstep.state
     sizes = {memory.size for memory in (*state.encoder, *state.decoder)}
     assert sizes == {WINDOW} and state.connector.size == WORDS.max_word_bytes + 4
-    assert state.backbone[0].size == 2 * SMALLEST_BUFFER
+    assert state.backbone[0].size > SMALLEST_BUFFER
 
 
 def test_memory_of_the_byte_stacks_is_that_of_their_windows(lockstep):
