@@ -148,12 +148,12 @@ def test_prompts_that_begin_alike_are_read_once(monkeypatch):
 
     monkeypatch.setattr(kind, "read_chunk", counted)
     shared = b"Be brief. " * 30
-    prompts = [shared + end for end in (b"one", b"two", b"three", "zwölf".encode())]
+    prompts = [shared + end for end in (b"one", b"two", b"six", "zwölf".encode())]
     fresh = [texts(Engine(*built(hat_config()), WORDS, max_rows=1, prefixes=0), [p]) for p in prompts]
     read.clear()
     assert [texts(engine, [prompt]) for prompt in prompts] == fresh
     # The second prompt finds what it shares with the first, the others begin there.
-    assert read[0] == 304 and sum(read[1:3]) == 304 and read[3:] == [4, 6]
+    assert read[0] == 304 and sum(read[1:3]) == 304 and read[3:] == [3, 6]
     read.clear()
     assert texts(engine, [prompts[2]], samples=3)[0] == fresh[2][0]
     assert read == []  # read before, word for word

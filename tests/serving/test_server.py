@@ -275,11 +275,13 @@ def test_garbage_harms_nobody(address, client):
     assert all(not answer or answer.startswith(b"HTTP/1.1 4") for answer in answers)
 
 
-def test_a_full_queue_and_a_deadline(engine):
+def test_a_full_queue_and_a_deadline(monkeypatch):
     """Requests through the application itself, of a server with little room and time."""
     from starlette.testclient import TestClient
 
     slow = Engine(*built(hat_config()), WORDS, max_rows=1)
+    step = slow.step
+    monkeypatch.setattr(slow, "step", lambda: time.sleep(0.3) or step())
     app = make_app(slow, "tiny", limits=Limits(waiting=2, seconds=0.5, output_bytes=10**7))
     with TestClient(app) as http:
         assert post(http, n=3).status_code == 429
@@ -312,7 +314,6 @@ def test_an_engine_that_fails_says_so(monkeypatch):
 
     broken = Engine(*built(hat_config()), WORDS, max_rows=1)
     monkeypatch.setattr(broken, "step", lambda: 1 / 0)
-    monkeypatch.setattr(broken, "submit", broken.submit)
     with TestClient(make_app(broken, "tiny")) as http:
         wait_until(lambda: http.get("/health").status_code == 503)
         assert post(http).status_code == 503
