@@ -23,6 +23,8 @@ from pathlib import Path
 from hat.commands.arguments import positive_int
 from hat.errors import UserError
 
+CONNECTIONS = 1_000  # beside four for every place in the queue; then 503
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="the output folder of hat train")
@@ -70,11 +72,13 @@ def run(arguments: argparse.Namespace) -> dict:
     loaded = load_run(arguments.run)
     engine = Engine(loaded.model, loaded.params, loaded.rule, max_rows=arguments.rows,
                     prefixes=max(arguments.prefixes, 0))  # fmt: skip
+    name = arguments.name or loaded.experiment.name
+    del loaded  # the engine has the parameters in the form that it needs
     began = time.monotonic()
     warm_up(engine, lambda text: print(text, file=sys.stderr, flush=True))
     app = make_app(
         engine,
-        arguments.name or loaded.experiment.name,
+        name,
         limits=Limits(
             prompt_bytes=arguments.prompt_bytes,
             output_bytes=arguments.output_bytes,
@@ -89,14 +93,16 @@ def run(arguments: argparse.Namespace) -> dict:
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"ready after {time.monotonic() - began:.0f} s: {address}/v1/completions",
           file=sys.stderr, flush=True)
-    # uvicorn drains, and then sends itself the signal that stopped it: an end like any other.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30,
+        limit_concurrency=CONNECTIONS + 4 * arguments.queue,
         timeout_graceful_shutdown=arguments.drain_seconds, h11_max_incomplete_event_size=65_536,
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[listening])
+    server = uvicorn.Server(config)
+    # uvicorn drains, and then sends itself the signal that stopped it: an end like any other.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    server.run(sockets=[listening])
     return {"address": address}
 
 
