@@ -325,3 +325,21 @@ def test_an_empty_prompt_starts_from_nothing(monkeypatch, capsys):
     fake(monkeypatch, "hat.inference.generation",
          generate=lambda run, prompts, **_: [generation(p, b"x") for p in prompts])
     assert cli.main(["generate", "runs/x", "--prompt", ""]) == 0
+
+
+def test_texts_are_shown_in_their_order_each_as_it_comes(capsys):
+    from hat.commands.generate import InOrder
+
+    printer = InOrder([b"a", b"b"])
+    printer.take(1, "\u00e9".encode())
+    assert capsys.readouterr().out == "a"
+    printer.take(0, "\u4e16".encode()[:2])
+    assert capsys.readouterr().out == ""  # half a character
+    printer.take(0, "\u4e16".encode()[2:])
+    assert capsys.readouterr().out == "\u4e16"
+    printer.take(0, b"\xff")
+    printer.take(0, None)
+    line = "\n" + "-" * 80 + "\n"
+    assert capsys.readouterr().out == "\ufffd" + line + "b\u00e9"
+    printer.take(1, None)
+    assert capsys.readouterr().out == line

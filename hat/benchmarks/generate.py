@@ -38,7 +38,8 @@ from hat.text.tokenizers import Tokenizer, train_bpe
 
 LETTERS = b"etaon "  # what the head knows, so that no text ends early
 VOCABULARY = 4096
-SIZES = {"25m": (256, 512, 6), "tiny": (32, 64, 1)}  # d, D, layers of the backbone
+# d, D, and layers of encoder, backbone and decoder
+SIZES = {"25m": (256, 512, 2, 6, 4), "tiny": (32, 64, 1, 1, 1)}
 NEVER = 10**6  # bytes of a stride: no word ends
 ROUND = 8
 
@@ -206,17 +207,17 @@ def torch_bytes_per_second(parameters: int, arguments: argparse.Namespace) -> fl
 
 
 def hat_config(size: str) -> HatConfig:
-    """Two encoder and four decoder layers around the backbone; windows of 256 bytes."""
-    d, wide, layers = SIZES[size]
+    """With windows of 256 bytes."""
+    d, wide, encoder, backbone, decoder = SIZES[size]
     stack = dict(hidden_size=d, num_heads=d // 64 or 1, intermediate_size=inner_size(d), window=256)
     return HatConfig(
-        encoder=StackConfig(num_layers=2, **stack),
+        encoder=StackConfig(num_layers=encoder, **stack),
         connector=ConnectorConfig(hidden_size=wide, num_heads=wide // 128 or 1),
         backbone=StackConfig(
-            hidden_size=wide, num_layers=layers, num_heads=wide // 64 or 1,
+            hidden_size=wide, num_layers=backbone, num_heads=wide // 64 or 1,
             intermediate_size=inner_size(wide),
         ),
-        decoder=StackConfig(num_layers=4, **stack),
+        decoder=StackConfig(num_layers=decoder, **stack),
         dtype="float32",
     )  # fmt: skip
 

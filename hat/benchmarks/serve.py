@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.run or write_random_run(Path(scratch), arguments.size)
         jobs = make_jobs(arguments.bytes)
-        expected = expected_texts(folder, jobs)
+        expected = expected_texts(folder, jobs, arguments.rows)
         command = [sys.executable, "-m", "hat", "serve", str(folder), "--port", "0",
                    "--rows", str(arguments.rows), "--queue", str(4 * arguments.clients),
                    "--name", "served"]  # fmt: skip
@@ -83,7 +83,7 @@ def make_jobs(num_bytes: int) -> list[dict]:
     ]  # fmt: skip
 
 
-def expected_texts(folder: Path, jobs: list[dict]) -> list[str]:
+def expected_texts(folder: Path, jobs: list[dict], rows: int) -> list[str]:
     """What the engine gives for every job, in this process."""
     from hat.inference.engine import Engine, Request
     from hat.inference.generation import read_ids
@@ -91,7 +91,7 @@ def expected_texts(folder: Path, jobs: list[dict]) -> list[str]:
     from hat.inference.sampling import Sampling
 
     loaded = load_run(folder)
-    engine = Engine(loaded.model, loaded.params, loaded.rule, max_rows=len(jobs))
+    engine = Engine(loaded.model, loaded.params, loaded.rule, max_rows=rows)
     made = [
         engine.submit(Request(
             read_ids(engine.tokenizer, job["prompt"].encode()), job["max_tokens"],

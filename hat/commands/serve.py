@@ -89,6 +89,7 @@ def run(arguments: argparse.Namespace) -> dict:
         ),
         token=token,
     )
+    listening.listen(1024)
     host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"ready after {time.monotonic() - began:.0f} s: {address}/v1/completions",
