@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits")
     limits.add_argument("--prompt-bytes", metavar="N", type=positive_int, default=65_536,
                         help="the longest prompt (default: 65536)")
+    limits.add_argument("--words", metavar="N", type=positive_int, default=8_192,
+                        help="the most words of a text (tokens of a subword model), its prompt "
+                        "included: what bounds the memory of a row (default: 8192)")
     limits.add_argument("--output-bytes", metavar="N", type=positive_int, default=4_096,
                         help="the largest max_tokens (default: 4096)")
     limits.add_argument("--choices", metavar="N", type=positive_int, default=128,
@@ -71,7 +74,7 @@ def run(arguments: argparse.Namespace) -> dict:
     listening = listen(arguments.host, arguments.port)
     loaded = load_run(arguments.run)
     engine = Engine(loaded.model, loaded.params, loaded.rule, max_rows=arguments.rows,
-                    prefixes=max(arguments.prefixes, 0))  # fmt: skip
+                    prefixes=max(arguments.prefixes, 0), max_words=arguments.words)  # fmt: skip
     name = arguments.name or loaded.experiment.name
     del loaded  # the engine has the parameters in the form that it needs
     began = time.monotonic()

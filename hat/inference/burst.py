@@ -61,11 +61,11 @@ def top_logprobs(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
 def run_burst(
-    kind, closing: int, params, tables: TextTables, slots: Slots, clock, early, tops
+    kind, closing: int, params, tables: TextTables, slots: Slots, clock, most, early, tops
 ) -> tuple[Slots, jax.Array, Burst]:
     """Up to BURST ids for every active row; also the clock after it.
 
-    kind: `HatRows` or `LlamaRows`. early: whether to end once a row has ended, as another waits.
+    kind: `HatRows` or `LlamaRows`. most: slots of the buffers that a row may use. early: whether to end once a row has ended, as another waits.
     tops: whether `top_ids` are asked for.
     """
     rows = len(slots.active)
@@ -103,7 +103,9 @@ def run_burst(
         state, logits = kind.step(
             params, slots.state, clock, jnp.where(slots.active, ids, 0), slots.active, closing
         )
-        return turn_ + 1, slots._replace(state=state, logits=logits), clock + 1, burst
+        active = slots.active & (kind.slots(state) + kind.slots_per_step <= most)
+        slots = slots._replace(state=state, logits=logits, active=active)
+        return turn_ + 1, slots, clock + 1, burst
 
     _, slots, clock, burst = jax.lax.while_loop(going, body, (0, slots, clock, blank))
     used = jnp.max(jnp.where(slots.active, kind.slots(slots.state), 0))

@@ -131,11 +131,14 @@ class Engine:
         *,
         max_rows: int = 16,
         prefixes: int = 32,
+        max_words: int = 2**30,
         closing: int | None = None,
     ):
         """rule: the splitter of a HAT, the tokenizer of a Llama. max_rows: continuations at once.
-        prefixes: how many rows are kept for prompts that begin alike. closing: rows that the
-        backbone takes together; None: what was measured to be best (`hat bench generate`)."""
+        prefixes: how many rows are kept for prompts that begin alike. max_words: of a row (tokens
+        of a Llama), which bounds the backbone's memory; a text that reaches it ends there. closing:
+        rows that the backbone takes together; None: what was measured to be best (`hat bench
+        generate`)."""
         is_hat = isinstance(model, HatModel)
         self._kind = (hat_rows if is_hat else llama_rows)(model)
         self.tokenizer = ByteTokenizer() if is_hat else rule
@@ -146,7 +149,7 @@ class Engine:
         self._ends = tables.ends
         self._tables = jax.tree.map(jax.numpy.asarray, tables)
         self.sizes = [*(n for n in (1, 4, 16, 64, 256) if n < max_rows), max_rows]
-        self._closing = closing
+        self._closing, self._max_words = closing, max_words
         self.prefixes = Prefixes(prefixes)
         self.waiting: deque[Continuation] = deque()
         self._reading: _Reading | None = None
@@ -176,6 +179,11 @@ class Engine:
     def check(self, request: Request) -> None:
         """UserError, or ValueError for ids that no text has, where it can never be done."""
         check_ids(request.ids, self.tokenizer, self._num_ids)
+        words = self._kind.slots_of(self._kind.read(self._rule, np.asarray(request.ids, np.int32)))
+        if words + self._kind.slots_per_step > self._max_words:
+            raise UserError(
+                f"the prompt has {words} words or tokens; rows end at {self._max_words} here"
+            )
         if request.sampling.valid_utf8 and request.num_bytes:
             missing = missing_bytes(self._prompt_reader(request))
             if missing > request.num_bytes:
@@ -349,8 +357,9 @@ class Engine:
         early = bool(self.waiting or self._reading)
         closing = self._closing or best_closing(rows)
         self._slots, self._clock, burst = run_burst(
-            self._kind, closing, self._params, self._tables, self._slots, self._clock, early, tops
-        )
+            self._kind, closing, self._params, self._tables, self._slots, self._clock,
+            np.int32(self._max_words), early, tops,
+        )  # fmt: skip
         burst = jax.tree.map(np.asarray, burst)
         self._used = int(burst.slots)
         self._deliver(burst)
@@ -366,6 +375,8 @@ class Engine:
                          float(burst.nats[turn, place]), top)  # fmt: skip
                 if row.finish is not None:
                     break
+            if row.finish is None and not burst.active[place]:
+                row.end("length")  # at max_words
             row.tell()
         self._free()
 
@@ -391,6 +402,7 @@ def check_ids(ids: Sequence[int], tokenizer: Tokenizer, num_ids: int) -> None:
     """ValueError unless a row can read these ids."""
     if not len(ids) or ids[0] != tokenizer.bos:
         raise ValueError("a row's first id must be BOS")
+    refused = {tokenizer.bos, tokenizer.pad} - {tokenizer.eot}
     for id in ids[1:]:
-        if not (0 <= id < num_ids) or id == tokenizer.pad or id == tokenizer.bos:
+        if not 0 <= id < num_ids or id in refused:
             raise ValueError(f"id {id} cannot be read inside a text")

@@ -144,6 +144,10 @@ class HatRows:
         byte_stacks = {n: getattr(state, n) for n in _BYTE_STACKS if not getattr(config, n).window}
         return {"backbone": state.backbone, **byte_stacks}
 
+    def slots_of(self, prompt: Prompt) -> int:
+        """Slots of the buffers that the prompt takes."""
+        return len(prompt.ids) if self._bytes_grow else int(prompt.complete[-1])
+
     def with_room(self, state: HatState, slots: int) -> HatState:
         """The same with buffers of so many slots, or what they have if it is more."""
         return grow_buffers(state, self.buffers(state), slots)

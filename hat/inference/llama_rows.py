@@ -66,6 +66,9 @@ class LlamaRows:
     def buffers(self, state: LlamaState) -> dict[str, Any]:
         return {} if self._config.stack.window else {"backbone": state.backbone}
 
+    def slots_of(self, prompt: Prompt) -> int:
+        return len(prompt.ids)
+
     def with_room(self, state: LlamaState, slots: int) -> LlamaState:
         return grow_buffers(state, self.buffers(state), slots)
 

@@ -200,6 +200,22 @@ def test_stops_are_found_however_the_text_comes(text, stops, size):
         assert released + finder.rest() == text
 
 
+def test_a_text_ends_where_its_memory_does():
+    """Whatever is asked for: the backbone's memory is bounded."""
+    engine = Engine(*built(hat_config()), WORDS, max_rows=ROWS, max_words=40)
+    made = [
+        engine.submit(Request(read_ids(engine.tokenizer, prompt), 1_000, SAMPLING, prompt=number))
+        for number, prompt in enumerate((b"", b"one two"))
+    ]
+    with pytest.raises(UserError, match="41 words"):
+        engine.submit(Request(read_ids(engine.tokenizer, b"a\n" * 20), 1))
+    engine.run()
+    for one in made:
+        words = int(WORDS.split(np.frombuffer(bytes(one.text), np.uint8)).starts.sum())
+        assert one.finish == "stop" or (one.finish == "length" and 30 <= words < 40)
+    assert any(one.finish == "length" for one in made)
+
+
 def test_what_no_text_has_is_refused(engine):
     for ids in ([], [97], [BOS, BOS], [BOS, PAD], [BOS, 300], [BOS, -1]):
         with pytest.raises(ValueError):
