@@ -20,6 +20,7 @@ from hat.models.hat import HatConfig
 from hat.models.llama import LlamaConfig
 from hat.models.model import Params
 from hat.text.splitters import make_splitter
+from hat.text.tokenizers import FILES as TOKENIZER_FILES
 from hat.text.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 from hat.training.config import TrainingConfig
 from hat.training.converted_run import local_shardings, read_params, write_run
@@ -27,7 +28,6 @@ from hat.training.experiment import Experiment
 from hat.training.progress import warn
 from hat.training.run_folder import CONFIG_FILE, read_experiment
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 # What a Hugging Face folder holds beside parameters: none of it is ours to write again.
 COMPANIONS = (
     *TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",

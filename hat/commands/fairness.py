@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hat.errors import UserError
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer.table")
 SUFFIXES = (".json", ".model")
 
 

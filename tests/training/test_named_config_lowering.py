@@ -25,6 +25,8 @@ PODS = {
     "quickstart": (4, ["training.batch_size=4"]),
     "quickstart_bpe": (4, ["training.batch_size=4"]),
     "quickstart_bytes": (4, ["training.batch_size=4"]),
+    "equal_info_m1": (4, ["training.batch_size=4"]),
+    "equal_info_m2": (4, ["training.batch_size=4"]),
     "hat_1b": (8, []),
     "tfree_hat_7b": (256, ["training.accumulation_steps=4"]),
     "tfree_hat_8b_llama": (256, ["training.accumulation_steps=4"]),
