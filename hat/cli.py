@@ -43,6 +43,7 @@ COMMANDS = {
     "train": Command("hat.commands.train", "train the experiment of a config file, or resume it"),
     "launch": Command("hat.commands.launch", "start a run on this machine, TPUs, GKE or SLURM"),
     "generate": Command("hat.commands.generate", "continue prompts with a trained model"),
+    "serve": Command("hat.commands.serve", "serve a trained model by the OpenAI interface"),
     "score": Command("hat.commands.score", "show where a trained model is surprised by files"),
     "evaluate bits-per-byte": Command("hat.commands.evaluate", "score files with a trained model"),
     "plan": Command("hat.commands.plan", "predict memory and speed on a pod that is not there"),
@@ -65,6 +66,9 @@ COMMANDS = {
     ),
     "byte-exact ensemble": Command(
         "hat.commands.byte_exact_ensemble", "several models, any vocabularies, as one"
+    ),
+    "byte-exact store": Command(
+        "hat.commands.byte_exact_store", "store a teacher's distributions for training to read"
     ),
     "compress": Command("hat.commands.compress", "compress a file with a trained byte model"),
     "decompress": Command("hat.commands.decompress", "turn a compressed file back"),

@@ -311,7 +311,13 @@ _BYTE_OF = _byte_level_alphabet()
 
 
 def _spell_byte_level(piece: str) -> bytes:
-    return bytes(_BYTE_OF[character] for character in piece)
+    try:
+        return bytes(_BYTE_OF[character] for character in piece)
+    except KeyError as error:
+        raise UserError(
+            f"the bytes of token {piece!r} cannot be known: {error} stands for no byte in "
+            "byte-level BPE"
+        ) from None
 
 
 def _spell_piece(piece: str) -> bytes:

@@ -35,8 +35,8 @@ PODS = {
 }
 
 
-# Its teacher must be on the disk; without it, it is llama_to_hat.
-NEEDS_A_TEACHER = {"llama_to_hat_staged"}
+# Their teacher must be on the disk; without it, the first is llama_to_hat.
+NEEDS_A_TEACHER = {"llama_to_hat_staged", "llama_to_hat_small"}
 
 
 def test_every_named_config_has_its_pod():
