@@ -13,8 +13,8 @@ from hat.compression.integer_model import IntegerPredictor
 from hat.compression.predictor import LlamaPredictor, Predictor, check_m1, hash_model
 from hat.compression.probabilities import NUM_BYTES, weights_of
 from hat.errors import UserError
-from hat.inference.hat_session import HatSession
 from hat.inference.run import Run, load_run
+from hat.inference.stepping import open_reader
 from hat.models.hat import HatModel
 from hat.text.ids import BOS
 
@@ -31,28 +31,28 @@ def load_predictor(path: Path, portable: bool) -> tuple[Callable[[int], Predicto
         check_m1(run.experiment.model, path)
         return lambda rows: IntegerPredictor(run.model, run.params, rows, context), 64
     if isinstance(run.model, HatModel):
-        return lambda rows: HatPredictor(run, rows, context), 8
+        return lambda rows: HatPredictor(run, rows, context), 1
     if run.experiment.data.tokenizer == "bytes":
         return lambda rows: LlamaPredictor(run.model, run.params, rows, context), 64
     return lambda rows: TokenizedPredictor(run, rows, context), 1
 
 
 class HatPredictor:
-    """All rows begin anew once they have read `context` bytes, as a row of training is long."""
+    """One reader a row; rows begin anew together once they have read `context` bytes, as a row of
+    training is long."""
 
     windowed = False
 
     def __init__(self, run: Run, rows: int, context: int):
         self.rows = rows
         self.model_hash = hash_model(run.model, run.params, run.splitter.name)
-        self._run, self._context = run, context
+        self._context = context
+        self._empty = open_reader(run.model, run.params, run.splitter, BOS)  # never changes
         self.root = self.begin()[0]
 
     def begin(self) -> np.ndarray:
-        run = self._run
-        self._session = HatSession(run.model, run.params, run.splitter, self.rows)
-        self._length = 0
-        return self._push(np.full(self.rows, BOS, np.int32))
+        self._readers, self._length = [self._empty] * self.rows, 0
+        return self._weights()
 
     def push(self, symbols: np.ndarray, restart: np.ndarray | None = None) -> np.ndarray:
         if restart is not None and restart.any():
@@ -60,11 +60,13 @@ class HatPredictor:
         if self._length >= self._context:
             self.begin()
         self._length += 1
-        return self._push(np.asarray(symbols, np.int32))
+        pairs = zip(self._readers, symbols.tolist())
+        self._readers = [reader.push(symbol) for reader, symbol in pairs]
+        return self._weights()
 
-    def _push(self, ids: np.ndarray) -> np.ndarray:
-        logits = np.asarray(self._session.push(ids), np.float64)[:, :NUM_BYTES]
-        return weights_of(_softmax(logits))
+    def _weights(self) -> np.ndarray:
+        logits = np.concatenate([np.asarray(reader.logits) for reader in self._readers])
+        return weights_of(_softmax(logits[:, :NUM_BYTES].astype(np.float64)))
 
 
 class TokenizedPredictor:
