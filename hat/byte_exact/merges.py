@@ -20,7 +20,7 @@ import numpy as np
 from hat.errors import UserError
 from hat.text import sentencepiece_file
 from hat.text.split_loop import compiled
-from hat.text.tokenizers import SPACE, JsonTokenizer, SentencePieceTokenizer, Tokenizer
+from hat.text.tokenizers import JsonTokenizer, SentencePieceTokenizer, Tokenizer
 
 ALWAYS = np.int32(2**31 - 1)  # the clock at which what is never merged is merged
 _BYTE = "<0x{:02X}>"
