@@ -22,7 +22,6 @@ from hat.models.llama import LlamaConfig, LlamaModel
 from hat.models.model import (
     Batch,
     Params,
-    Sums,
     Targets,
     cross_entropy,
     next_ids,

@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from hat import __version__
 from hat import config as configs

@@ -27,8 +27,8 @@ from hat.training.step import StepMetrics, TrainState, init_state, train_step
 class Program:
     """What a run computes, compiled before the first step for the shapes of its batches.
 
-    model, objective, mesh, state_shardings and traced_steps (by row length and stage of the objective) are
-    public; so are the functions below. UserError: devices or rows that do not divide.
+    model, objective, mesh, state_shardings and traced_steps (by row length and stage of the
+    objective) are public; so are the functions below. UserError: devices or rows that do not divide.
     """
 
     def __init__(

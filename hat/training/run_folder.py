@@ -111,7 +111,10 @@ def _cannot_write(folder: Path, error: OSError) -> UserError:
 
 
 def has_run(folder: Path) -> bool:
-    return (folder / CONFIG_FILE).exists()
+    """Whether a run has come to its first save. Before it, as after a mistyped source, nothing
+    would be lost: another experiment may have the folder."""
+    checkpoints = folder / "checkpoints"
+    return checkpoints.is_dir() and any(checkpoints.iterdir())
 
 
 def read_experiment(folder: Path) -> Experiment:

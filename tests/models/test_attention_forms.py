@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from hat.errors import UserError
 from hat.models import attention
@@ -21,7 +21,7 @@ from hat.models.layers import REMAT_POLICIES
 from hat.training.config import MeshConfig
 from hat.training.sharding import AXES, batch_sharding, make_abstract_mesh, make_mesh
 from tests.models import toy
-from tests.models.test_attention import HEADS, inputs, random_segments
+from tests.models.test_attention import HEADS, random_segments
 
 needs_8_devices = pytest.mark.skipif(
     len(jax.devices()) < 8, reason="needs XLA_FLAGS=--xla_force_host_platform_device_count=8"

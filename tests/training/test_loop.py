@@ -100,6 +100,14 @@ def test_another_experiment_is_refused_by_field(tmp_path, change, field):
     assert_same(before, params_of(tmp_path / "run"))
 
 
+def test_a_folder_where_nothing_was_trained_is_free(tmp_path):
+    """A mistake mended does not ask for another folder."""
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match="no such file"):
+        loop.train(tiny.experiment(tmp_path, "data.source=missing"), out)
+    assert loop.train(tiny.experiment(tmp_path, "training.steps=1"), out)["step"] == 1
+
+
 def test_a_longer_run_goes_on(tmp_path, capsys):
     loop.train(tiny.experiment(tmp_path, "training.steps=2"), tmp_path / "run")
     assert loop.train(tiny.experiment(tmp_path, "training.steps=4"), tmp_path / "run")["step"] == 4
@@ -111,14 +119,14 @@ def poison(monkeypatch, steps: set[int]):
     whole = loop.Program.step
     calls = iter(range(10**6))
 
-    def step(self, state, batch, rate):
+    def step(self, state, batch, *rest):
         if next(calls) in steps:
             # An infinite weight gives a NaN loss; the state is copied, as a real step would own it.
             params = jax.tree.map(lambda leaf: leaf * jnp.inf, state.params)
             good = jax.tree.map(jnp.copy, state)
-            bad, metrics = whole(self, state._replace(params=params), batch, rate)
+            bad, metrics = whole(self, state._replace(params=params), batch, *rest)
             return good._replace(step=bad.step), metrics
-        return whole(self, state, batch, rate)
+        return whole(self, state, batch, *rest)
 
     monkeypatch.setattr(loop.Program, "step", step)
 
