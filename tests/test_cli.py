@@ -147,8 +147,8 @@ def test_a_group_lists_its_members(capsys):
     (["generate", "r", "--prompt", "a", "--bytes", "x"], "invalid positive_int value: 'x'"),
     (["generate", "r"], "no prompt; give --prompt TEXT"),
     (["generate", "r", "--prompts", "none.txt"], "--prompts none.txt: No such file"),
-    (["generate", "r", "--prompt", "a", "--temperature", "-1"], "--temperature -1.0 is negative"),
-    (["generate", "r", "--prompt", "a", "--top-p", "0"], "--top-p 0.0 is no share"),
+    (["generate", "r", "--prompt", "a", "--temperature", "-1"], "temperature -1.0 must be 0"),
+    (["generate", "r", "--prompt", "a", "--top-p", "0"], "top_p 0.0 must be above 0"),
 ])
 def test_a_mistake_is_one_line(argv, expected, capsys):
     message = fails(capsys, *argv)
@@ -243,13 +243,15 @@ def test_the_environment_keeps_the_users_own_settings(monkeypatch, config, tmp_p
 def test_train_reads_the_config_and_the_out_folder(monkeypatch, config, capsys):
     calls = []
     fake(monkeypatch, "hat.inference.samples", sample_texts="sampler")
+    fake(monkeypatch, "hat.commands.byte_teachers", ExactTeacher="teacher")
     fake(monkeypatch, "hat.training.loop",
          train=lambda *arguments: calls.append(arguments) or {"steps": 3})
     assert cli.main(["train", config, "--set", "model.size=1", "name=two", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"steps": 3}
     assert cli.main(["train", config, "--out", "elsewhere"]) == 0
-    assert [(e.name, e.model.size, str(out), sampler) for e, out, sampler in calls] == [
-        ("two", 1, "runs/two", "sampler"), ("tiny", 750, "elsewhere", "sampler")
+    assert [(e.name, e.model.size, str(out), *others) for e, out, *others in calls] == [
+        ("two", 1, "runs/two", "sampler", "teacher"),
+        ("tiny", 750, "elsewhere", "sampler", "teacher"),
     ]
 
 
@@ -293,7 +295,11 @@ def test_generate_passes_bytes_and_gives_bytes_back(monkeypatch, tmp_path, capsy
 
     def generate(run, prompts, **settings):
         calls.append((run, prompts, settings))
-        return [generation(p, b"\xff!") for p in prompts for _ in range(settings["samples"])]
+        texts = [generation(p, b"\xff!") for p in prompts for _ in range(settings["samples"])]
+        for index, text in enumerate(texts):
+            settings["on_bytes"](index, text.text)
+            settings["on_bytes"](index, None)
+        return texts
 
     fake(monkeypatch, "hat.inference.run", load_run=Path)
     fake(monkeypatch, "hat.inference.generation", generate=generate)
@@ -303,8 +309,10 @@ def test_generate_passes_bytes_and_gives_bytes_back(monkeypatch, tmp_path, capsy
             "--bytes", "9", "--top-k", "5", "--top-p", "0.9", "--temperature", "0", "--seed", "4"]
     assert cli.main([*argv, "--json"]) == 0
     expected = [b"\xc3\xa9\xff", b"two", b"\xc0three"]
-    assert calls == [(Path("runs/x"), expected, {
-        "num_bytes": 9, "samples": 2, "temperature": 0.0, "top_k": 5, "top_p": 0.9, "seed": 4})]
+    (run, asked, given), = calls
+    assert (run, asked) == (Path("runs/x"), expected)
+    wanted = {"num_bytes": 9, "samples": 2, "temperature": 0.0, "top_k": 5, "top_p": 0.9, "seed": 4}
+    assert given.items() >= wanted.items()
     samples = json.loads(capsys.readouterr().out)["samples"]
     assert [bytes.fromhex(s["prompt_hex"] + s["text_hex"]) for s in samples] == [
         prompt + b"\xff!" for prompt in expected for _ in range(2)
@@ -319,3 +327,21 @@ def test_an_empty_prompt_starts_from_nothing(monkeypatch, capsys):
     fake(monkeypatch, "hat.inference.generation",
          generate=lambda run, prompts, **_: [generation(p, b"x") for p in prompts])
     assert cli.main(["generate", "runs/x", "--prompt", ""]) == 0
+
+
+def test_texts_are_shown_in_their_order_each_as_it_comes(capsys):
+    from hat.commands.generate import InOrder
+
+    printer = InOrder([b"a", b"b"])
+    printer.take(1, "\u00e9".encode())
+    assert capsys.readouterr().out == "a"
+    printer.take(0, "\u4e16".encode()[:2])
+    assert capsys.readouterr().out == ""  # half a character
+    printer.take(0, "\u4e16".encode()[2:])
+    assert capsys.readouterr().out == "\u4e16"
+    printer.take(0, b"\xff")
+    printer.take(0, None)
+    line = "\n" + "-" * 80 + "\n"
+    assert capsys.readouterr().out == "\ufffd" + line + "b\u00e9"
+    printer.take(1, None)
+    assert capsys.readouterr().out == line

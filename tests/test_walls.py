@@ -21,9 +21,10 @@ PACKAGES = {
     "hat.training": {"hat.text", "hat.data", "hat.models"},
     "hat.planning": {"hat.models", "hat.data", "hat.training"},
     "hat.inference": {"hat.text", "hat.data", "hat.models", "hat.training"},
+    "hat.serving": {"hat.text", "hat.inference"},
     "hat.conversion": {"hat.text", "hat.models"},
     "hat.byte_exact": {"hat.text", "hat.models", "hat.inference"},
-    "hat.compression": {"hat.text", "hat.models", "hat.inference"},
+    "hat.compression": {"hat.text", "hat.models", "hat.inference", "hat.byte_exact"},
     "hat.dynamic_tokenization": {"hat.text", "hat.models", "hat.inference"},
     "hat.evaluation": {"hat.text", "hat.data", "hat.models", "hat.inference"},
     "hat.launching": set(),
@@ -42,7 +43,7 @@ NEVER = {
 INSIDE_FUNCTIONS_ONLY = {
     "hat.data": {"grain", "array_record"},
     "hat.training": {"grain", "array_record", "matplotlib", "tensorboardX", "rich"},
-    "hat.commands": JAX | {"numpy", "grain", "matplotlib"},
+    "hat.commands": JAX | {"numpy", "grain", "matplotlib", "starlette", "uvicorn"},
 }
 ONLY = {  # and nothing else, the standard library aside
     "hat.models": {"jax", "flax", "numpy", "hat"},

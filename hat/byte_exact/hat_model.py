@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hat.byte_exact.tree_attention import bucket
-from hat.inference.hat_session import HatSession
+from hat.inference.stepping import Reader, open_reader
 from hat.models.hat import HatModel
 from hat.models.model import Params
 from hat.text.ids import BOS, EOT, NUM_BYTES, PAD
@@ -46,29 +46,24 @@ class HatByteModel:
         return np.concatenate(rows)
 
     def session(self) -> HatByteSession:
-        session = HatSession(self._model, self._params, self._splitter, 1)
-        return HatByteSession(session, _push(session, BOS))
+        return HatByteSession(open_reader(self._model, self._params, self._splitter, BOS))
 
 
 class HatByteSession:
-    """`HatSession` of one row."""
+    """A text that grows byte by byte."""
 
-    def __init__(self, session: HatSession, row: np.ndarray):
-        self._session, self._row = session, row
+    def __init__(self, reader: Reader):
+        self._reader = reader
 
     def logprobs(self) -> np.ndarray:
-        return self._row
+        row = np.asarray(jax.nn.log_softmax(self._reader.logits))
+        return row[0, _COLUMNS].astype(np.float64)
 
     def push(self, byte: int) -> None:
-        self._row = _push(self._session, byte)
+        self._reader = self._reader.push(byte)
 
     def fork(self) -> HatByteSession:
-        return HatByteSession(self._session.fork(), self._row)
-
-
-def _push(session: HatSession, id: int) -> np.ndarray:
-    logits = session.push(np.array([id], np.int32))
-    return np.asarray(jax.nn.log_softmax(logits))[0, _COLUMNS].astype(np.float64)
+        return HatByteSession(self._reader)
 
 
 @functools.partial(jax.jit, static_argnums=0)

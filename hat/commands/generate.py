@@ -1,7 +1,8 @@
 """Continues prompts with a trained model, or answers them.
 
-Each continuation ends after --bytes bytes or at the end of text that the model predicts. Bytes
-that are no UTF-8 appear as U+FFFD; --json gives the exact bytes too, in hexadecimal.
+Each continuation ends after --bytes bytes, at the end of text that the model predicts, or before a
+text of --stop. It is shown as it comes. Bytes that are no UTF-8 appear as U+FFFD (--valid-utf8 draws
+none); --json gives the exact bytes too, in hexadecimal.
 
 With --chat every prompt is a message, and what follows is the answer of a model that was trained on
 conversations. Without a prompt it is a conversation: a line of standard input is a message, and
@@ -12,12 +13,17 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import dataclasses
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hat.commands.arguments import positive_int
 from hat.errors import UserError
+
+if TYPE_CHECKING:
+    from hat.inference.sampling import Sampling
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,22 +44,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="sample from the K likeliest bytes only")
     parser.add_argument("--top-p", metavar="P", type=float,
                         help="sample from the likeliest bytes that hold P of the probability")
+    parser.add_argument("--min-p", metavar="P", type=float, default=0.0,
+                        help="sample from bytes at least P times as likely as the likeliest only")
+    parser.add_argument("--repetition-penalty", metavar="R", type=float, default=1.0,
+                        help="above 1: the latest 64 bytes become less likely (default: 1)")
+    parser.add_argument("--valid-utf8", action="store_true",
+                        help="draw only what keeps the text well-formed UTF-8")
+    parser.add_argument("--stop", metavar="TEXT", action="append", default=[],
+                        help="end before this text; may be given several times")
+    parser.add_argument("--batch-size", metavar="N", type=positive_int, default=16,
+                        help="continuations at once (default: 16)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="(default: 0)")
 
 
 def run(arguments: argparse.Namespace) -> dict:
-    if arguments.temperature < 0:
-        raise UserError(f"--temperature {arguments.temperature} is negative; give 0 or more")
-    if arguments.top_p is not None and not 0 < arguments.top_p <= 1:
-        raise UserError(f"--top-p {arguments.top_p} is no share; give a number above 0, at most 1")
     if arguments.system is not None and not arguments.chat:
         raise UserError("--system is of --chat: add that, or leave it out")
     if arguments.chat and not arguments.prompt and arguments.prompts is None:
         return talk(arguments, sys.stdin.buffer)
     prompts = read_prompts(arguments)
+    if "" in arguments.stop:
+        raise UserError("--stop '': an empty text stands everywhere; leave it out")
     from hat.inference.generation import generate
     from hat.inference.run import load_run
     from hat.text.chat import Message
+
+    sampling = read_sampling(arguments)
+    asked = [prompt for prompt in prompts for _ in range(arguments.n)]
+    printer = InOrder([b"> " + p + b"\n" if arguments.chat else p for p in asked])
 
     before = [] if arguments.system is None else [Message("system", _bytes(arguments.system))]
     chats = [[*before, Message("user", prompt)] for prompt in prompts]
@@ -62,15 +80,11 @@ def run(arguments: argparse.Namespace) -> dict:
         chats if arguments.chat else prompts,
         num_bytes=arguments.bytes,
         samples=arguments.n,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        seed=arguments.seed,
+        stops=[_bytes(stop) for stop in arguments.stop],
+        batch_size=arguments.batch_size,
+        on_bytes=printer.take,
+        **dataclasses.asdict(sampling),
     )
-    asked = [prompt for prompt in prompts for _ in range(arguments.n)]
-    for prompt, result in zip(asked, results):
-        print(_readable((b"> " + prompt + b"\n" if arguments.chat else prompt) + result.text))
-        print("-" * 80)
     return {
         "run": str(arguments.run),
         "samples": [
@@ -92,27 +106,25 @@ def talk(arguments: argparse.Namespace, lines: Iterable[bytes]) -> dict:
     if arguments.n != 1:
         raise UserError(f"-n {arguments.n}: a conversation has one answer a turn; give --prompt")
     from hat.inference.chat import Conversation
-    from hat.inference.generation import open_session
+    from hat.inference.engine import Engine
     from hat.inference.run import load_run
-    from hat.inference.sampling import Sampling
 
-    loaded = load_run(arguments.run)
-    session = open_session(loaded.model, loaded.params, loaded.rule, 1)
+    sampling, loaded = read_sampling(arguments), load_run(arguments.run)
+    engine = Engine(loaded.model, loaded.params, loaded.rule, max_rows=1)
     system = None if arguments.system is None else _bytes(arguments.system)
-    conversation = Conversation(session, system)
-    sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
+    conversation = Conversation(engine, system)
     sys.stderr.write("> ")
     sys.stderr.flush()
     for line in lines:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-        def show(_: int, piece: bytes, decoder=decoder) -> None:
-            print(decoder.decode(piece), end="", flush=True)
+        def show(_: int, piece: bytes | None, decoder=decoder) -> None:
+            end = "\n" if piece is None else ""
+            print(decoder.decode(piece or b"", final=piece is None), end=end, flush=True)
 
         conversation.answer(
-            line.rstrip(b"\r\n"), num_bytes=arguments.bytes, sampling=sampling, on_byte=show
+            line.rstrip(b"\r\n"), num_bytes=arguments.bytes, sampling=sampling, on_bytes=show
         )
-        print(decoder.decode(b"", final=True), flush=True)
         sys.stderr.write("> ")
         sys.stderr.flush()
     sys.stderr.write("\n")
@@ -123,6 +135,47 @@ def talk(arguments: argparse.Namespace, lines: Iterable[bytes]) -> dict:
             for role, content in conversation.messages
         ],
     }
+
+
+class InOrder:
+    """Prints continuations one after the other, each as it comes where it is its turn."""
+
+    def __init__(self, prompts: list[bytes]):
+        self._waiting: list[list[bytes | None]] = [[prompt] for prompt in prompts]
+        self._turn, self._decoder = 0, codecs.getincrementaldecoder("utf-8")("replace")
+        self._print()
+
+    def take(self, index: int, piece: bytes | None) -> None:
+        """What the text at `index` grows by; None: it has ended."""
+        self._waiting[index].append(piece)
+        if index == self._turn:
+            self._print()
+
+    def _print(self) -> None:
+        while self._turn < len(self._waiting):
+            pieces, self._waiting[self._turn] = self._waiting[self._turn], []
+            ended = None in pieces
+            text = b"".join(piece for piece in pieces if piece is not None)
+            print(self._decoder.decode(text, final=ended), end="", flush=True)
+            if not ended:
+                return
+            print("\n" + "-" * 80)
+            self._turn += 1
+
+
+def read_sampling(arguments: argparse.Namespace) -> Sampling:
+    """The rule that the options say. UserError: one is out of its range."""
+    from hat.inference.sampling import Sampling
+
+    return Sampling(
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+        min_p=arguments.min_p,
+        repetition_penalty=arguments.repetition_penalty,
+        valid_utf8=arguments.valid_utf8,
+    )
 
 
 def read_prompts(arguments: argparse.Namespace) -> list[bytes]:

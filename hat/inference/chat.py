@@ -1,24 +1,22 @@
-"""A conversation with a model, turn by turn: every byte is read once."""
+"""A conversation with a model, turn by turn."""
 
 from __future__ import annotations
 
 from hat.errors import UserError
-from hat.inference.generation import Generation, Job, OnBytes, Session, run_jobs
+from hat.inference.engine import Engine, Request
+from hat.inference.generation import Generation, OnBytes, read_ids
 from hat.inference.sampling import Sampling
-from hat.text.chat import ASSISTANT, Message, prompt_ids
+from hat.text.chat import ASSISTANT, Message
 
 
 class Conversation:
-    """messages: what was said so far. The caches of the session, which has one row, keep it."""
+    """messages: what was said so far. The engine keeps what it has read of them, so that a turn
+    reads the last answer and the new message alone."""
 
-    def __init__(self, session: Session, system: bytes | None = None):
+    def __init__(self, engine: Engine, system: bytes | None = None):
         """system: what the model is told first; None: nothing."""
-        if session.batch_size != 1:
-            raise ValueError(f"a session of {session.batch_size} rows; a conversation needs one")
         self.messages = [] if system is None else [Message("system", system)]
-        self._session = session
-        self._unread = [session.bos]
-        self._new = list(self.messages)  # messages that the session has not read
+        self._engine = engine
 
     def answer(
         self,
@@ -26,21 +24,17 @@ class Conversation:
         *,
         num_bytes: int,
         sampling: Sampling,
-        on_byte: OnBytes | None = None,
+        on_bytes: OnBytes | None = None,
     ) -> Generation:
         """What the model answers to a message of the user: at most num_bytes bytes, after which it
         is interrupted. The random numbers differ from turn to turn. UserError: no byte to draw."""
         if num_bytes < 1:
             raise UserError(f"num_bytes {num_bytes} must be at least 1")
-        said = Message("user", content)
-        self.messages.append(said)
-        ids = prompt_ids([*self._new, said], self._session.encode, self._session.eot)
-        job = Job(len(self.messages), 0, self._unread + ids)
-        run_jobs(
-            self._session, [job], num_bytes=num_bytes, sampling=sampling, on_byte=on_byte
-        )
-        # The last id that was drawn is still to be read, and an EOT if it is none.
-        self._unread = ([] if job.stopped else [job.next_id]) + [self._session.eot]
-        self._new = []
-        self.messages.append(Message(ASSISTANT, bytes(job.text)))
-        return job.result(self.messages[:-1])
+        self.messages.append(Message("user", content))
+        ids = read_ids(self._engine.tokenizer, self.messages)
+        request = Request(ids, num_bytes, sampling, prompt=len(self.messages))
+        tell = None if on_bytes is None else lambda piece: on_bytes(0, piece)
+        made = self._engine.submit(request, tell)
+        self._engine.run()
+        self.messages.append(Message(ASSISTANT, bytes(made.text)))
+        return Generation.of(self.messages[:-1], made)

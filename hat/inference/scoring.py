@@ -18,7 +18,6 @@ import jax
 import numpy as np
 
 from hat.errors import UserError
-from hat.inference.llama_session import Tokenizer
 from hat.models.hat import HatModel
 from hat.models.model import LanguageModel, Params
 from hat.text.ids import BOS, EOT, PAD
@@ -33,6 +32,7 @@ from hat.text.rows import (
     word_units,
 )
 from hat.text.splitters import BYTE_CAUSAL, Splitter
+from hat.text.tokenizers import Tokenizer
 
 if TYPE_CHECKING:  # a run is loaded from training's files; scoring itself needs none of them
     from hat.inference.run import Run

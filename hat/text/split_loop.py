@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from hat.text.split_tables import MAX_ROOM, SplitTables
+from hat.text.split_tables import MAX_ROOM, SplitState, SplitTables
 from hat.text.utf8 import BREAKING_BYTE
 
 
@@ -80,6 +80,15 @@ def split_bytes(tables: PackedTables, data: np.ndarray) -> tuple[np.ndarray, np.
     return starts[3:].view(np.bool_), known
 
 
+def state_after(tables: PackedTables, data: np.ndarray) -> SplitState:
+    """Where the splitter is once it has read uint8[T]."""
+    data = data.view()
+    data.flags.writeable = False
+    starts = np.zeros(len(data) + 3, np.uint8)
+    byte, row, length = _loop(data, starts, np.empty(len(data), np.int32), *tables)
+    return SplitState(int(byte), int(row) >> 7, int(length))
+
+
 def compiled(function: Callable) -> Callable:
     """Compiles with numba, and keeps the machine code on disk where a folder can be written."""
     try:
@@ -90,8 +99,9 @@ def compiled(function: Callable) -> Callable:
 
 @compiled
 def _loop(data, starts, known, ascii_, byte, word, closed, candidates, pending, max_word_bytes):
-    """Fills known[t], and starts[t + 3] because a byte may report starts three bytes back. All
-    indices are unsigned: numba then compiles no test for negative ones."""
+    """Fills known[t], and starts[t + 3] because a byte may report starts three bytes back. Returns
+    the byte state, the word state << 7 and the length at the end. All indices are unsigned: numba
+    then compiles no test for negative ones."""
     num_words = np.uint32(len(ascii_))  # Q << 7, the stride of a room
     with_room = word[MAX_ROOM * num_words :]
     seven_bits, nine_bits = np.uint32(0x7F), np.uint32(0x1FF)
@@ -151,3 +161,4 @@ def _loop(data, starts, known, ascii_, byte, word, closed, candidates, pending, 
     for back in range(1, 4):
         if mask >> back & 1:
             starts[len(data) + 3 - back] = 1
+    return state, row, length

@@ -10,7 +10,7 @@ import numpy as np
 
 from hat.errors import UserError
 from hat.text import split_loop, split_tables, unicode_classes, word_rule
-from hat.text.split_tables import SplitTables
+from hat.text.split_tables import MAX_ROOM, SplitState, SplitTables
 from hat.text.utf8 import BREAKING_BYTE, byte_automaton
 
 
@@ -57,6 +57,7 @@ class Stream(Protocol):
 class Splitter(Protocol):
     name: str  # enters the corpus fingerprint and the checkpoint
     causality: Causality
+    tables: SplitTables  # the rule as integer arrays, for `split_tables.step`
 
     def split(self, data: np.ndarray) -> Split:
         """uint8[T] -> Split of length T."""
@@ -65,6 +66,10 @@ class Splitter(Protocol):
     def stream(self) -> Stream:
         """The same rule, one byte at a time: the union of all revealed starts, plus those that
         only the end of the data reveals, is Split.starts; known is equal byte for byte."""
+        ...
+
+    def state_after(self, data: np.ndarray) -> SplitState:
+        """Where `split_tables.step` is once it has read uint8[T]."""
         ...
 
 
@@ -99,6 +104,9 @@ class _TableSplitter:
 
     def stream(self) -> Stream:
         return _TableStream(self.tables)
+
+    def state_after(self, data: np.ndarray) -> SplitState:
+        return split_loop.state_after(_packed(self.rule, self.max_word_bytes), _checked(data))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,8 +171,16 @@ class FixedStride:
         index = np.arange(len(_checked(data)), dtype=np.int32)
         return Split(index % self.stride == 0, (index + 1) // self.stride)
 
+    @property
+    def tables(self) -> SplitTables:
+        return _stride_tables(self.stride)
+
     def stream(self) -> Stream:
-        return _StrideStream(self.stride)
+        return _TableStream(self.tables)
+
+    def state_after(self, data: np.ndarray) -> SplitState:
+        read = len(_checked(data))
+        return SplitState(0, read % self.stride, (read - 1) % self.stride + 1)
 
 
 _SPECS = "'words', 'words:MAX_BYTES', 'whitespace', 'whitespace:MAX_BYTES', 'stride:BYTES'"
@@ -185,6 +201,25 @@ def make_splitter(spec: str) -> Splitter:
 def _tables(rule: str, max_word_bytes: int) -> SplitTables:
     words, characters = _automata(rule)
     return split_tables.compile_tables(words, characters, max_word_bytes)
+
+
+@functools.cache
+def _stride_tables(stride: int) -> SplitTables:
+    """One byte state, and a word state for every place in a word: every byte is a character."""
+    place = np.arange(stride, dtype=np.int32)
+    opens, zeros = (place == 0).astype(np.int32)[:, None], np.zeros((stride, 1), np.int32)
+    return SplitTables(
+        next_byte=np.zeros((1, 256), np.int32),
+        emission=np.ones((1, 256), np.int32),
+        pending=np.zeros(1, np.int32),
+        next_word=np.hstack([zeros, (place[:, None] + 1) % stride]).astype(np.int32),
+        starts=np.tile(np.hstack([zeros, opens]), (MAX_ROOM + 1, 1, 1)),
+        candidates=np.zeros((1, MAX_ROOM + 1), np.int32),
+        closed=opens,
+        num_starts=np.array([mask.bit_count() for mask in range(16)], np.int32),
+        last_start=np.array([(mask & -mask).bit_length() for mask in range(16)], np.int32),
+        max_word_bytes=np.int32(stride),
+    )
 
 
 @functools.cache
@@ -235,18 +270,3 @@ class _TableStream:
         starts = [self._index - back for back in (3, 2, 1, 0) if int(mask) >> back & 1]
         self._index += 1
         return starts, int(closed)
-
-
-class _StrideStream:
-    def __init__(self, stride: int):
-        self._stride = stride
-        self._index = 0
-
-    def push(self, byte: int) -> Revealed:
-        start = self._index
-        self._index += 1
-        starts = (start,) if start % self._stride == 0 else ()
-        return Revealed(starts, self._index // self._stride)
-
-    def finish(self) -> tuple[int, ...]:
-        return ()

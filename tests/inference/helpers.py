@@ -10,6 +10,8 @@ import numpy as np
 
 from hat import config as configs
 from hat.data.config import DataConfig
+from hat.inference.hat_rows import hat_rows
+from hat.inference.llama_rows import llama_rows
 from hat.models.hat import ConnectorConfig, HatConfig
 from hat.models.layers import StackConfig
 from hat.models.llama import LlamaConfig
@@ -141,9 +143,8 @@ class SmallStream:
 
 
 def splitters() -> list:
-    """The rule above, and every rule of the library; some with a cap that short texts reach."""
-    specs = ("words", "words:6", "whitespace:9", "stride:4")
-    return [SmallSplitter(), *map(make_splitter, specs)]
+    """Every rule of the library; some with a cap that short texts reach."""
+    return [make_splitter(spec) for spec in ("words", "words:6", "whitespace:9", "stride:4")]
 
 
 class ByteTokens:
@@ -201,16 +202,50 @@ def whole_nats(model, params, batch) -> jax.Array:
     return model.nats(params, batch)[0]
 
 
-def incremental_nats(session, texts: list[bytes], length: int) -> np.ndarray:
-    """The same from an open session, one id at a time; one row for each text."""
+class Lockstep:
+    """Rows that read an id each, all at the same time, with the programs of the engine."""
+
+    def __init__(self, config, rule, rows: int, closing: int = 4):
+        self.kind = (hat_rows if isinstance(config, HatConfig) else llama_rows)(built(config)[0])
+        self.params = self.kind.prepare(built(config)[1], rule)
+        self.rule, self.rows, self.closing = rule, rows, closing
+
+    def start(self, ids=(BOS,), most=10**9, clock=0):
+        """All rows with these ids read, in chunks of at most `most`."""
+        prompt = self.kind.read(self.rule, np.array(ids, np.int32))
+        state, at = self.kind.empty(self.params, 1), 0
+        while at < len(ids):
+            state, logits, at = self.kind.read_chunk(self.params, state, prompt, at, most)
+        state, self.clock = self.kind.at_end(state, prompt), 0
+        self.state, logits = jax.tree.map(lambda x: np.repeat(x, self.rows, 0), (state, logits))
+        return logits
+
+    def push(self, ids) -> np.ndarray:
+        used = int(np.max(self.kind.slots(self.state)))
+        state = self.kind.with_room(self.state, used + self.kind.slots_per_step)
+        self.state, logits = _push(
+            self.kind, self.params, state, np.int32(self.clock), np.array(ids, np.int32),
+            self.closing,
+        )  # fmt: skip
+        self.clock += 1
+        return np.asarray(logits)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def _push(kind, params, state, clock, ids, closing):
+    return kind.step(params, state, clock, ids, np.ones(len(ids), bool), closing)
+
+
+def incremental_nats(rows: Lockstep, texts: list[bytes], length: int) -> np.ndarray:
+    """The same, one id at a time; a row for each text."""
     nats = np.zeros((len(texts), length), np.float32)
-    documents = [[BOS, *text, EOT] for text in texts]
-    for t in range(max(map(len, documents)) - 1):
-        going = np.array([t + 1 < len(document) for document in documents])
-        ids = [document[t] if more else PAD for document, more in zip(documents, going)]
-        targets = [document[t + 1] if more else 0 for document, more in zip(documents, going)]
-        logits = np.asarray(session.push(np.array(ids)), np.float64)
+    logits = rows.start()
+    for t in range(max(map(len, texts)) + 1):
+        following = [text[t] if t < len(text) else EOT for text in texts]
+        going = np.array([t <= len(text) for text in texts])
+        logits = np.asarray(logits, np.float64)
         top = logits.max(axis=1, keepdims=True)
         total = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
-        nats[:, t] = np.where(going, total - logits[np.arange(len(texts)), targets], 0)
+        nats[:, t] = np.where(going, total - logits[np.arange(len(texts)), following], 0)
+        logits = rows.push([id if id < 256 else 0 for id in following])
     return nats

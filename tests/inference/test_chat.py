@@ -1,4 +1,4 @@
-"""Conversations through a session: caches across turns give the numbers of one pass."""
+"""Conversations through the engine: what it keeps across turns gives the numbers of one pass."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import pytest
 from hat.data.config import DataConfig
 from hat.data.cutting import Cutter
 from hat.inference.chat import Conversation
-from hat.inference.generation import generate_with, open_session
+from hat.inference.engine import Engine, Request
+from hat.inference.generation import generate_with
 from hat.inference.sampling import Sampling
 from hat.text.chat import ASSISTANT, Message
 from hat.text.rows import Packer, expand_tokens, expand_words
 from hat.text.splitters import make_splitter
 from hat.text.tokenizers import ByteTokenizer
-from tests.inference.helpers import SmallSplitter, built, hat_config, llama_config
+from tests.inference.helpers import built, hat_config, llama_config
 
 LENGTH = 300  # a conversation has 294 ids
 MESSAGES = [
@@ -42,7 +43,7 @@ def batch_of(cutter: Cutter, messages) -> dict[str, np.ndarray]:
 
 
 CASES = {
-    "small": (hat_config(), Cutter("small", splitter=SmallSplitter())),
+    "whitespace": (hat_config(), Cutter("whitespace", splitter=make_splitter("whitespace"))),
     "words": (hat_config(), Cutter("words", splitter=make_splitter("words"))),
     "bytes": (llama_config(), Cutter("bytes", tokenizer=ByteTokenizer())),
 }
@@ -50,9 +51,9 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_masked_loss_is_that_of_scoring_the_answers_alone(name):
-    """The loss of packed rows of conversations, against logits of one id at a time through the
-    caches, of which the answers' and their ends' are added up. fp32 sums in another order: the
-    1e-4 of the other session tests, relative here since it is a sum of 70 of them."""
+    """The loss of packed rows of conversations, against scores of a prompt read in chunks, of which
+    the answers' and their ends' are added up. fp32 sums in another order: the 1e-4 of the other
+    tests, relative here since it is a sum of 70 of them."""
     config, cutter = CASES[name]
     model, params = built(config)
     batch = batch_of(cutter, MESSAGES)
@@ -60,13 +61,11 @@ def test_the_masked_loss_is_that_of_scoring_the_answers_alone(name):
     answer = batch["answer"][0]
     sums = jax.device_get(jax.jit(model.loss)(params, batch))
 
-    session = open_session(model, params, cutter.splitter or cutter.tokenizer, 1)
+    engine = Engine(model, params, cutter.splitter or cutter.tokenizer, max_rows=1)
     one = ids[segment == 1]
-    nats = np.zeros(len(one))
-    for t in range(len(one) - 1):
-        logits = np.asarray(session.push(one[t : t + 1]), np.float64)[0]
-        top = logits.max()
-        nats[t + 1] = top + np.log(np.exp(logits - top).sum()) - logits[one[t + 1]]
+    scored = engine.submit(Request(one, 0, scores=True))
+    engine.run()
+    nats = np.array([0.0, *scored.prompt_nats])
     learned = answer[segment == 1] == 1
     said = [message.content for message in MESSAGES if message.role == ASSISTANT]
     assert learned.sum() == sum(map(len, said)) + len(said)
@@ -82,10 +81,10 @@ def test_a_conversation_equals_its_turns_asked_anew(name):
     model, params = built(config)
     rule = cutter.splitter or cutter.tokenizer
     greedy = dict(num_bytes=6, sampling=Sampling(temperature=0.0))
-    talk = Conversation(open_session(model, params, rule, 1), b"Be brief")
+    talk = Conversation(Engine(model, params, rule, max_rows=1), b"Be brief")
     pieces = []
     answers = [
-        talk.answer(text, on_byte=lambda _, piece: pieces.append(piece), **greedy)
+        talk.answer(text, on_bytes=lambda _, piece: pieces.append(piece or b""), **greedy)
         for text in (b"one", "zwölf".encode())
     ]
     assert b"".join(pieces) == b"".join(answer.text for answer in answers)

@@ -14,9 +14,9 @@ from jax.sharding import PartitionSpec as P
 from hat.errors import UserError
 from hat.inference.generation import generate_with
 from hat.inference.sampling import Draw, Sampling, sample
+from hat.text.splitters import make_splitter
+from hat.text.tokenizers import ByteTokenizer
 from tests.inference.helpers import (
-    ByteTokens,
-    SmallSplitter,
     built,
     hat_batch,
     hat_config,
@@ -24,6 +24,7 @@ from tests.inference.helpers import (
     whole_nats,
 )
 
+WORDS = make_splitter("words")
 PROMPTS = [
     b"",
     b"a",
@@ -32,14 +33,14 @@ PROMPTS = [
     "cut inside 世".encode()[:-1],
     b"\xff\x00",
 ]
-BATCH = 3  # of every session, so that each function is compiled once
+BATCH = 4  # at once: the programs of the engine's tests
 
 
 def continue_texts(prompts=PROMPTS, sampling=Sampling(temperature=1.0, seed=7), **options):
     model, params = built(hat_config())
     options = {"num_bytes": 12, "batch_size": BATCH, **options}
     return generate_with(
-        model, params, SmallSplitter(), prompts, sampling=sampling, **options
+        model, params, WORDS, prompts, sampling=sampling, **options
     )
 
 
@@ -70,7 +71,7 @@ def test_samples_and_seeds_differ(sampled):
 def test_log_probability_is_that_of_teacher_forcing(sampled):
     model, params = built(hat_config())
     texts = [result.prompt + result.text for result in sampled]
-    nats = np.asarray(whole_nats(model, params, hat_batch(texts, SmallSplitter(), 48)))
+    nats = np.asarray(whole_nats(model, params, hat_batch(texts, WORDS, 48)))
     for row, result in zip(nats, sampled):
         first, last = len(result.prompt), len(result.prompt) + len(result.text)
         expected = -row[first : last + result.stopped].sum()
@@ -81,22 +82,6 @@ def test_the_limit_is_kept(sampled):
     for result in sampled:
         assert result.stopped or len(result.text) == 12
         assert len(result.text) <= 12
-
-
-def test_greedy_takes_the_likeliest_byte():
-    """Against a loop without any cache: the whole text again for every byte."""
-    model, params = built(hat_config())
-    prompt = b"two words\n"
-    text = prompt
-    logits = jax.jit(model.logits)
-    for _ in range(6):
-        batch = hat_batch([text], SmallSplitter(), 48)
-        id = int(np.asarray(logits(params, batch))[0, len(text)].argmax())
-        if id > 255:
-            break
-        text += bytes([id])
-    results = continue_texts([b"other", prompt, b""], Sampling(temperature=0), num_bytes=6)
-    assert results[1].text == text[len(prompt) :]
 
 
 def with_head(kernel) -> tuple:
@@ -113,7 +98,7 @@ def test_every_byte_draws_numbers_of_its_own():
     """Where all ids are equally likely, the text is what the seed, the indices and the steps say."""
     model, params = with_head(np.zeros_like(head_kernel()))
     results = generate_with(
-        model, params, SmallSplitter(), PROMPTS[:2], num_bytes=8, samples=2,
+        model, params, WORDS, PROMPTS[:2], num_bytes=8, samples=2,
         sampling=Sampling(temperature=1.0, seed=7), batch_size=BATCH,
     )
     ids = np.arange(model.config.num_ids)
@@ -134,7 +119,7 @@ def test_stops_at_the_end_of_text():
     kernel[:, 257] = 1.5 * kernel[:, 10]  # the end of text, now as likely as some byte
     model, params = with_head(kernel)
     results = generate_with(
-        model, params, SmallSplitter(), PROMPTS, num_bytes=60, samples=4,
+        model, params, WORDS, PROMPTS, num_bytes=60, samples=4,
         sampling=Sampling(temperature=1.0), batch_size=BATCH,
     )
     stopped = [result for result in results if result.stopped]
@@ -144,27 +129,35 @@ def test_stops_at_the_end_of_text():
 
 
 def test_bytes_are_reported_as_they_come():
-    seen: dict[int, list[bytes]] = {}
+    seen: dict[int, list[bytes | None]] = {}
     results = continue_texts(
-        PROMPTS[:4], on_byte=lambda index, piece: seen.setdefault(index, []).append(piece)
-    )
+        PROMPTS[:4], num_bytes=40,
+        on_bytes=lambda index, piece: seen.setdefault(index, []).append(piece),
+    )  # fmt: skip
     for index, result in enumerate(results):
-        pieces = seen.get(index, [])
-        assert b"".join(pieces) == result.text and all(len(piece) == 1 for piece in pieces)
+        *pieces, end = seen[index]
+        assert b"".join(pieces) == result.text and end is None
+        assert len(pieces) > 1 or len(result.text) < 40  # not all at once
+
+
+def test_a_stop_ends_a_text_and_is_left_out(sampled):
+    stop = sampled[0].text[4:6]
+    (result, *_) = continue_texts(samples=2, stops=[stop])
+    assert result.text == sampled[0].text[: sampled[0].text.index(stop)] and result.stopped
 
 
 def test_llama_generates_in_whole_tokens():
-    class Pairs(ByteTokens):
+    class Pairs(ByteTokenizer):
         """Token b spells the byte b twice."""
 
         def encode(self, text):
             return super().encode(text[::2])
 
         def token_bytes(self, id):
-            return bytes([id, id])
+            return bytes([id, id]) if id < 256 else b""
 
     model, params = built(llama_config())
-    options = dict(num_bytes=7, batch_size=2, sampling=Sampling(temperature=1.0))
+    options = dict(num_bytes=7, batch_size=4, sampling=Sampling(temperature=1.0))
     results = generate_with(model, params, Pairs(), [b"aabb", b"", b"cc"], **options)
     for result in results:
         assert result.text[::2] == result.text[1::2]
@@ -185,7 +178,7 @@ def test_sharded_parameters_give_the_same_text(sampled):
 
     params = jax.tree.map(place, params)
     results = generate_with(
-        model, params, SmallSplitter(), PROMPTS[:2], num_bytes=12,
+        model, params, WORDS, PROMPTS[:2], num_bytes=12,
         sampling=Sampling(temperature=1.0, seed=7), batch_size=2,
     )
     assert [result.text for result in results] == [result.text for result in sampled[:4:2]]

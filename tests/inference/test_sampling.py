@@ -40,7 +40,7 @@ rows = st.lists(st.integers(-40, 40).map(lambda n: n / 8), min_size=IDS, max_siz
 @example([1.0] + [0.0] * (IDS - 1), IDS, 1e-6)
 def test_truncation_keeps_what_the_definition_keeps(row, top_k, top_p):
     logits = np.array(row, np.float32)
-    out = np.asarray(truncate(jnp.array([logits]), top_k, jnp.float32(top_p)))[0]
+    out = np.asarray(truncate(jnp.array([logits]), jnp.array([[top_k]]), jnp.float32([[top_p]])))[0]
     kept = set(np.flatnonzero(np.isfinite(out)))
     np.testing.assert_array_equal(out[list(kept)], logits[list(kept)])
     if kept != reference_kept(row, top_k, top_p):  # only where the sum so far equals top_p
@@ -59,7 +59,9 @@ LOGITS = np.array([2.0, 1.0, 0.5, 0.5, 0.0, -1.0, -2.0, -1e30], np.float32)
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"top_k": 4}, {"top_p": 0.8}, {"top_k": 6, "top_p": 0.9, "temperature": 1.7}]
+    "options",
+    [{}, {"top_k": 4}, {"top_p": 0.8}, {"top_k": 6, "top_p": 0.9, "temperature": 1.7},
+     {"min_p": 0.25}, {"top_k": 5, "min_p": 0.1, "temperature": 1.7}],
 )
 def test_frequencies_follow_the_probabilities(options):
     sampling = Sampling(**{"temperature": 1.0, "seed": 11, **options})
@@ -69,6 +71,7 @@ def test_frequencies_follow_the_probabilities(options):
     kept = sorted(
         reference_kept(list(scaled), sampling.top_k or len(LOGITS), sampling.top_p or 1.0)
     )
+    kept = [id for id in kept if scaled[id] >= scaled.max() + np.log(max(sampling.min_p, 1e-300))]
     probabilities = np.zeros(len(LOGITS))
     probabilities[kept] = np.exp(scaled[kept]) / np.exp(scaled[kept]).sum()
     seen = np.bincount(np.asarray(ids), minlength=len(LOGITS))

@@ -1,0 +1,408 @@
+"""Many continuations at once: requests come and go while the others go on.
+
+`step` reads a part of the prompts that wait, then runs one burst of the compiled loop for all rows.
+Rows live in slots whose number is one of few sizes, and memories in buffers whose length is one of
+few, so that after a while every program that can be needed is there. What a row gives depends on
+its request alone, up to the rounding of sums.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from hat.errors import UserError
+from hat.inference.burst import (
+    BURST,
+    Burst,
+    Slots,
+    empty_slots,
+    put_row,
+    run_burst,
+    score_chunk,
+    take_rows,
+)
+from hat.inference.hat_rows import hat_rows
+from hat.inference.llama_rows import llama_rows
+from hat.inference.prefixes import Prefixes
+from hat.inference.sampling import REPETITION_IDS, Draw, Sampling, rules
+from hat.inference.stops import StopFinder
+from hat.inference.text_rules import missing_bytes, read_state, text_tables
+from hat.models.hat import HatModel
+from hat.models.model import LanguageModel, Params
+from hat.text.splitters import Splitter
+from hat.text.tokenizers import ByteTokenizer, Tokenizer
+
+OnBytes = Callable[[bytes | None], None]  # what a text grows by; None once it has ended
+
+READ_PER_STEP = 1024  # ids of prompts between two bursts, while rows go on
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to continue and how.
+
+    ids: BOS and what follows it. num_bytes: the longest continuation, 0 to read the prompt only.
+    prompt, sample: the numbers that, with the seed, its random numbers depend on. stops: texts that
+    end it, and are left out. tops: whether the likeliest ids are reported beside the drawn ones.
+    scores: whether the prompt's own ids are scored.
+    """
+
+    ids: Sequence[int]
+    num_bytes: int
+    sampling: Sampling = Sampling()
+    prompt: int = 0
+    sample: int = 0
+    stops: tuple[bytes, ...] = ()
+    tops: bool = False
+    scores: bool = False
+
+
+class Continuation:
+    """A request in the making.
+
+    text: so far, without what may still turn out to be a stop. ids, nats: what was drawn, the end
+    of text included, and minus its log-probability under the model itself (before temperature and
+    all else); tops: (ids, nats) of the likeliest at each. prompt_nats, prompt_tops: of the prompt's
+    ids after the first. finish: None while it goes on; "stop" where the model or a stop ended it,
+    "length" at num_bytes, "cancelled".
+    """
+
+    def __init__(self, request: Request, on_bytes: OnBytes | None = None):
+        self.request, self.on_bytes = request, on_bytes
+        self.text = bytearray()
+        self.ids: list[int] = []
+        self.nats: list[float] = []
+        self.tops: list[tuple[np.ndarray, np.ndarray]] = []
+        self.prompt_nats: list[float] = []
+        self.prompt_tops: list[tuple[np.ndarray, np.ndarray]] = []
+        self.finish: str | None = None
+        self._stops = StopFinder(request.stops)
+        self._room = request.num_bytes
+        self._told = 0  # bytes of the text
+        self.cancelled = False
+
+    def take(self, id: int, spelled: bytes, ends: bool, nats: float, top) -> None:
+        """One more id; spelled: its bytes; ends: whether it ends a text."""
+        self.ids.append(id)
+        self.nats.append(nats)
+        if self.request.tops:
+            self.tops.append(top)
+        if ends:
+            self.end("stop")
+            return
+        self.text += self._stops.feed(spelled)
+        if self._stops.found:
+            self.end("stop")
+            return
+        # As the compiled loop counts: an id that spells nothing takes room too.
+        self._room -= max(len(spelled), 1)
+        if self._room <= 0:
+            self.end("length")
+
+    def end(self, finish: str) -> None:
+        self.text += self._stops.rest()
+        self.finish = finish
+
+    def tell(self) -> None:
+        """Says what is new since the last time."""
+        if self.on_bytes is None:
+            return
+        told, self._told = self._told, len(self.text)
+        if told < self._told:
+            self.on_bytes(bytes(self.text[told:]))
+        if self.finish is not None:
+            self.on_bytes(None)
+
+
+class Engine:
+    """A model that continues texts. Holds device arrays; for one thread."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        params: Params,
+        rule: Splitter | Tokenizer,
+        *,
+        max_rows: int = 16,
+        prefixes: int = 32,
+        max_words: int = 2**30,
+        closing: int | None = None,
+    ):
+        """rule: the splitter of a HAT, the tokenizer of a Llama. max_rows: continuations at once.
+        prefixes: how many rows are kept for prompts that begin alike. max_words: of a row (tokens
+        of a Llama), which bounds the backbone's memory; a text that reaches it ends there. closing:
+        rows that the backbone takes together; None: what was measured to be best (`hat bench
+        generate`)."""
+        is_hat = isinstance(model, HatModel)
+        self._kind = (hat_rows if is_hat else llama_rows)(model)
+        self.tokenizer = ByteTokenizer() if is_hat else rule
+        self._rule = rule
+        self._params = self._kind.prepare(params, rule)
+        self._num_ids = model.config.num_ids
+        tables = text_tables(self.tokenizer, self._num_ids)
+        self._ends = tables.ends
+        self._tables = jax.tree.map(jax.numpy.asarray, tables)
+        self.sizes = [*(n for n in (1, 4, 16, 64, 256) if n < max_rows), max_rows]
+        self._closing, self._max_words = closing, max_words
+        self.prefixes = Prefixes(prefixes)
+        self.waiting: deque[Continuation] = deque()
+        self._reading: _Reading | None = None
+        self._places: list[Continuation | None] = []
+        self._slots: Slots | None = None
+        self._clock = np.int32(0)
+        self._used = 0  # slots of the buffers, at most
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """The numbers of ids that are read at once."""
+        return self._kind.chunks
+
+    @property
+    def active(self) -> list[Continuation]:
+        """The continuations that have a row."""
+        return [row for row in self._places if row is not None]
+
+    def submit(self, request: Request, on_bytes: OnBytes | None = None) -> Continuation:
+        """Queues a request; `step` works on it. May be called from another thread, as may `cancel`;
+        on_bytes is called from the thread that steps. UserError: it can never be done."""
+        self.check(request)
+        continuation = Continuation(request, on_bytes)
+        self.waiting.append(continuation)
+        return continuation
+
+    def check(self, request: Request) -> None:
+        """UserError, or ValueError for ids that no text has, where it can never be done."""
+        check_ids(request.ids, self.tokenizer, self._num_ids)
+        words = self._kind.slots_of(self._kind.read(self._rule, np.asarray(request.ids, np.int32)))
+        if words + self._kind.slots_per_step > self._max_words:
+            raise UserError(
+                f"the prompt has {words} words or tokens; rows end at {self._max_words} here"
+            )
+        if request.sampling.valid_utf8 and request.num_bytes:
+            missing = missing_bytes(self._prompt_reader(request))
+            if missing > request.num_bytes:
+                raise UserError(
+                    f"the prompt ends inside a character that needs {missing} more bytes; "
+                    f"valid UTF-8 of at most {request.num_bytes} cannot follow"
+                )
+
+    def cancel(self, continuation: Continuation) -> None:
+        """Its row is free with the next step; what it has stays."""
+        continuation.cancelled = True
+
+    def run(self) -> None:
+        """Steps until nothing is left to do."""
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """Some of the prompts that wait, then a burst; whether there is more to do."""
+        self._drop_cancelled()
+        budget = READ_PER_STEP
+        while (self._reading or self.waiting) and len(self.active) < self.sizes[-1]:
+            if budget <= 0 and self.active:
+                break
+            budget -= self._read()
+        if self.active:
+            self._burst()
+        return bool(self.active or self.waiting or self._reading)
+
+    # Prompts
+
+    def _read(self) -> int:
+        """Reads on in a prompt, or begins the next; how many ids were read."""
+        if self._reading is None:
+            self._reading = self._begin(self.waiting.popleft())
+        reading = self._reading
+        prompt, request = reading.prompt, reading.continuation.request
+        first = reading.at
+        if first < len(prompt.ids):
+            most = next(mark for mark in reading.marks if mark > first) - first
+            state, logits, last = self._kind.read_chunk(
+                self._params, reading.state, prompt, first, most, scores=request.scores
+            )
+            if request.scores:
+                logits = self._score(reading.continuation, prompt.ids, first, last, logits)
+            reading.state, reading.logits, reading.at = state, logits, last
+            if last in reading.marks:
+                self.prefixes.keep(prompt.ids[:last], (state, logits))
+        if reading.at == len(prompt.ids):
+            self._reading = None
+            if request.num_bytes == 0:
+                reading.continuation.end("length")
+                reading.continuation.tell()
+            else:
+                self._seat(reading)
+        return max(reading.at - first, 1)
+
+    def _begin(self, continuation: Continuation) -> _Reading:
+        ids = np.asarray(continuation.request.ids, np.int32)
+        at, kept = (0, None) if continuation.request.scores else self.prefixes.find(ids)
+        state, logits = kept or (self._kind.empty(self._params, 1), None)
+        marks = sorted({self.prefixes.shared(ids), len(ids)} - {0})
+        return _Reading(continuation, self._kind.read(self._rule, ids), marks, at, state, logits)
+
+    def _score(self, continuation: Continuation, ids, first: int, last: int, logits):
+        """Scores the ids that follow those of a chunk; the logits after its last."""
+        targets = np.zeros(len(logits), np.int32)
+        following = ids[first + 1 : last + 1]
+        targets[: len(following)] = following
+        after, *scored = score_chunk(logits, targets, np.int32(last - first))
+        nats, top_ids, top_nats = (np.asarray(x)[: len(following)] for x in scored)
+        continuation.prompt_nats += nats.tolist()
+        continuation.prompt_tops += list(zip(top_ids, top_nats))
+        return after
+
+    def _prompt_reader(self, request: Request) -> int:
+        return read_state(b"".join(self.tokenizer.token_bytes(id) for id in request.ids[-4:]))
+
+    # Rows
+
+    def _seat(self, reading: _Reading) -> None:
+        """Gives a row that has read its prompt a place."""
+        request = reading.continuation.request
+        if None not in self._places:
+            self._resize(next(n for n in self.sizes if n > len(self._places)))
+        state = self._kind.at_end(reading.state, reading.prompt)
+        recent = np.full((1, REPETITION_IDS), -1, np.int32)
+        latest = reading.prompt.ids[-REPETITION_IDS:]
+        recent[0, REPETITION_IDS - len(latest) :] = latest
+        draw = Draw(*(np.full(1, n, np.int32) for n in (request.prompt, request.sample, 0)))
+        row = Slots(
+            state=state,
+            logits=reading.logits,
+            active=np.ones(1, bool),
+            room=np.full(1, request.num_bytes, np.int32),
+            rules=rules(request.sampling, draw),
+            valid=np.full(1, request.sampling.valid_utf8),
+            reader=np.full(1, self._prompt_reader(request), np.int32),
+            recent=recent,
+        )
+        slots = int(self._kind.slots(state)[0])
+        self._used = max(self._used, slots)
+        self._make_room(max(self._used, self._buffer_size(state)))
+        place = self._places.index(None)
+        self._slots = put_row(self._kind, self._slots, self._clock, row, np.int32(place))
+        self._places[place] = reading.continuation
+
+    def _buffer_size(self, state) -> int:
+        sizes = [memory.size for stack in self._kind.buffers(state).values() for memory in stack]
+        return max(sizes, default=0)
+
+    def _make_room(self, slots: int) -> None:
+        state = self._kind.with_room(self._slots.state, slots)
+        self._slots = self._slots._replace(state=state)
+
+    def _resize(self, size: int) -> None:
+        """As many places as `size`; rows move to the first of them."""
+        if not self.active:  # anew, with the smallest buffers
+            rule = rules(Sampling(), Draw(*np.zeros((3, size), np.int32)))
+            self._slots = empty_slots(
+                self._kind, self._params, size, self._num_ids, rule, REPETITION_IDS
+            )
+            self._places, self._used = [None] * size, 0
+            return
+        kept = [place for place, row in enumerate(self._places) if row is not None]
+        places = np.array(kept + [-1] * (size - len(kept)), np.int32)
+        self._slots = take_rows(self._slots, places)
+        self._places = [None if place < 0 else self._places[place] for place in places]
+
+    def _drop_cancelled(self) -> None:
+        reading = self._reading
+        if reading is not None and reading.continuation.cancelled:
+            self._reading = None
+            self._give_up(reading.continuation)
+        for row in [row for row in list(self.waiting) if row.cancelled]:
+            self.waiting.remove(row)
+            self._give_up(row)
+        for row in self.active:
+            if row.cancelled:
+                self._give_up(row)
+        self._free()
+
+    def _give_up(self, continuation: Continuation) -> None:
+        continuation.end("cancelled")
+        continuation.tell()
+
+    def _free(self) -> None:
+        """The places of rows that have ended."""
+        gone = [n for n, row in enumerate(self._places) if row is not None and row.finish]
+        if gone:
+            active = np.array(self._slots.active)
+            active[gone] = False
+            self._slots = self._slots._replace(active=jax.numpy.array(active))
+            for place in gone:
+                self._places[place] = None
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Fewer places where fewer do, unless others wait for them."""
+        smaller = [n for n in self.sizes if n < len(self._places)]
+        count = len(self.active)
+        if not count and not self.waiting and not self._reading:
+            self._places, self._slots = [], None
+        elif smaller and 0 < count <= smaller[-1] and not self.waiting and not self._reading:
+            self._resize(next(n for n in self.sizes if n >= count))
+
+    def _burst(self) -> None:
+        self._make_room(self._used + BURST + self._kind.slots_per_step)
+        rows = len(self._places)
+        tops = any(row.request.tops for row in self.active)
+        early = bool(self.waiting or self._reading)
+        closing = self._closing or best_closing(rows)
+        self._slots, self._clock, burst = run_burst(
+            self._kind, closing, self._params, self._tables, self._slots, self._clock,
+            np.int32(self._max_words), early, tops,
+        )  # fmt: skip
+        burst = jax.tree.map(np.asarray, burst)
+        self._used = int(burst.slots)
+        self._deliver(burst)
+
+    def _deliver(self, burst: Burst) -> None:
+        for place, row in enumerate(self._places):
+            if row is None:
+                continue
+            for turn in np.flatnonzero(burst.ids[:, place] >= 0):
+                id = int(burst.ids[turn, place])
+                top = burst.top_ids[turn, place], burst.top_nats[turn, place]
+                row.take(id, self.tokenizer.token_bytes(id), bool(self._ends[id]),
+                         float(burst.nats[turn, place]), top)  # fmt: skip
+                if row.finish is not None:
+                    break
+            if row.finish is None and not burst.active[place]:
+                row.end("length")  # at max_words
+            row.tell()
+        self._free()
+
+
+@dataclasses.dataclass
+class _Reading:
+    """A prompt being read: so far to `at`, in chunks that end at `marks` at the latest."""
+
+    continuation: Continuation
+    prompt: Any
+    marks: list[int]
+    at: int
+    state: Any
+    logits: Any
+
+
+def best_closing(rows: int) -> int:
+    """How many rows the backbone takes together: measured by `hat bench generate`."""
+    return rows if rows <= 4 else rows // 4
+
+
+def check_ids(ids: Sequence[int], tokenizer: Tokenizer, num_ids: int) -> None:
+    """ValueError unless a row can read these ids."""
+    if not len(ids) or ids[0] != tokenizer.bos:
+        raise ValueError("a row's first id must be BOS")
+    refused = {tokenizer.bos, tokenizer.pad} - {tokenizer.eot}
+    for id in ids[1:]:
+        if not 0 <= id < num_ids or id in refused:
+            raise ValueError(f"id {id} cannot be read inside a text")

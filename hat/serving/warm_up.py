@@ -1,0 +1,27 @@
+"""Compiles what requests will need, before the first one waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hat.inference.burst import BURST
+from hat.inference.engine import Engine, Request
+from hat.inference.sampling import Sampling
+
+
+def warm_up(engine: Engine, say: Callable[[str], None] = lambda text: None) -> None:
+    """Every size of a chunk and number of rows that the engine uses, with its smallest buffers: a
+    text that outgrows them waits once more."""
+    bos, letter = engine.tokenizer.bos, int(engine.tokenizer.encode(b"a")[0])
+    for size in engine.chunks:
+        say(f"compiling prompts of {size} tokens")
+        for scores in (False, True):
+            engine.submit(Request([bos] + [letter] * (size - 1), 0, scores=scores))
+            engine.run()
+    for size in engine.sizes:
+        say(f"compiling {size} rows")
+        for number in range(size):
+            # Of different lengths, so that rows also leave while others go on.
+            length = BURST * (1 + number * len(engine.sizes) // size)
+            engine.submit(Request([bos], length, Sampling(temperature=1.0), sample=number))
+        engine.run()

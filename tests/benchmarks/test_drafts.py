@@ -1,0 +1,27 @@
+"""`hat bench drafts`: what a draft is, and the smallest run."""
+
+from __future__ import annotations
+
+import argparse
+
+from hat.benchmarks import drafts
+
+
+def test_a_draft_is_what_followed_the_latest_longest_match():
+    assert drafts.draft_from(b"abcdX abcdY abcd", 2) == b"Y "
+    assert drafts.draft_from(b"1abcdX abcdY 1abcd", 3) == b"X a"  # the longer match
+    assert drafts.draft_from(b"abcabc", 2) == b""
+
+
+def test_passes_and_the_bytes_that_they_give():
+    period = b"0123456789abcdefghij"  # every draft right, and the byte after it
+    given, passes, alone = drafts.count_passes(period * 20, 8)
+    assert given == 9 * passes and alone <= len(period)
+    assert drafts.count_passes(bytes(range(256)), 8)[:2] == (0, 0)  # nothing is a match
+
+
+def test_the_smallest_run():
+    result = drafts.run(argparse.Namespace(
+        text=[], size="tiny", drafts=[4], bytes=2_000, repeats=1))  # fmt: skip
+    row = result["drafts"][4]
+    assert row["cost_in_steps"] > 0 and 1 <= row["standard library"]["bytes_per_pass"] <= 5
