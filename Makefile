@@ -25,7 +25,7 @@ quickstart: .venv/installed
 	GLIBC_TUNABLES=$(HEAP) $(BIN)/hat train configs/quickstart.py --out runs/quickstart --json
 
 test: .venv/installed-dev
-	HAT_TEST_CACHE=$(CURDIR)/.build/xla $(BIN)/python -m pytest -n $(WORKERS) --durations=25
+	HAT_TEST_CACHE=$(CURDIR)/.build/xla $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=25
 
 clean:
 	rm -rf .venv .build build dist *.egg-info .pytest_cache .hypothesis

@@ -67,12 +67,34 @@ COMMANDS = {
     "byte-exact ensemble": Command(
         "hat.commands.byte_exact_ensemble", "several models, any vocabularies, as one"
     ),
+    "byte-exact store": Command(
+        "hat.commands.byte_exact_store", "store a teacher's distributions for training to read"
+    ),
+    "compress": Command("hat.commands.compress", "compress a file with a trained byte model"),
+    "decompress": Command("hat.commands.decompress", "turn a compressed file back"),
+    "equal-info train-m1": Command(
+        "hat.commands.equal_info_train_m1", "train the small byte model that makes windows"
+    ),
+    "equal-info build": Command(
+        "hat.commands.equal_info_build", "make the static table of windows of a byte model"
+    ),
+    "equal-info encode": Command(
+        "hat.commands.equal_info_encode", "turn a file into the tokens of a table"
+    ),
+    "equal-info decode": Command("hat.commands.equal_info_decode", "turn tokens into the file"),
+    "equal-info stats": Command(
+        "hat.commands.equal_info_stats", "compare a table with BPE and SentencePiece"
+    ),
+    "equal-info analyse": Command(
+        "hat.commands.equal_info_analyse", "show information, stability and randomness of windows"
+    ),
     "perturb": Command("hat.commands.perturb", "show what a perturbation does to a text"),
     "params": Command("hat.commands.params", "count the parameters of a config, part by part"),
 }
 GROUPS = {
     "evaluate": "measure models, splitters and tokenizers",
     "byte-exact": "bytes from models of tokens",
+    "equal-info": "compress text into windows of equal information, and learn from them",
     "bench": "run a benchmark",
     "reproduce": "run an experiment from beginning to end",
 }

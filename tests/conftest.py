@@ -3,6 +3,7 @@ hypothesis settings."""
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -15,9 +16,14 @@ ROOT = Path(__file__).resolve().parents[1]
 # A test run on an accelerator names it: JAX_PLATFORMS=cuda pytest -m gpu.
 if "jax" not in sys.modules:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    # Half of the suite's time would be LLVM's passes over programs that run for milliseconds. What
-    # tests start as processes of their own is optimised as usual.
-    defaults = {"xla_force_host_platform_device_count": 8, "xla_backend_optimization_level": 0}
+    # Most of the suite's time would be spent on good code for programs that run for milliseconds:
+    # LLVM's passes, and XLA's newer emitters, which go through MLIR (three times the compilation
+    # of a training step). tests/launching/test_launch_command.py trains with what users have.
+    defaults = {
+        "xla_force_host_platform_device_count": 8,
+        "xla_backend_optimization_level": 0,
+        "xla_cpu_use_fusion_emitters": "false",
+    }
     flags = os.environ.get("XLA_FLAGS", "").split()
     flags += [f"--{name}={value}" for name, value in defaults.items()
               if not any(flag.startswith(f"--{name}") for flag in flags)]
@@ -34,6 +40,14 @@ hypothesis.settings.register_profile("explore", deadline=None, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
+def pytest_collection_finish() -> None:
+    """Keeps the garbage collector off what has been imported, and lets it come less often: tracing
+    makes millions of small objects, and it took a seventh of the time of tests of training."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips tests marked `gpu` or `tpu` where there is none."""
     marked = [(item, kind) for item in items for kind in ("gpu", "tpu")
@@ -46,3 +60,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if jax.default_backend() != kind:
             reason = f"needs a {kind.upper()}; JAX runs on {jax.default_backend()} here"
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="module")
+def quick_runs():
+    """Runs of this process train on the first device alone, with programs that they share."""
+    import jax
+
+    from hat.training import loop
+    from tests.training.shared_program import SharedProgram
+
+    first = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *args: first)
+        patch.setattr(loop, "Program", SharedProgram)
+        yield

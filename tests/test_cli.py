@@ -243,13 +243,15 @@ def test_the_environment_keeps_the_users_own_settings(monkeypatch, config, tmp_p
 def test_train_reads_the_config_and_the_out_folder(monkeypatch, config, capsys):
     calls = []
     fake(monkeypatch, "hat.inference.samples", sample_texts="sampler")
+    fake(monkeypatch, "hat.commands.byte_teachers", ExactTeacher="teacher")
     fake(monkeypatch, "hat.training.loop",
          train=lambda *arguments: calls.append(arguments) or {"steps": 3})
     assert cli.main(["train", config, "--set", "model.size=1", "name=two", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"steps": 3}
     assert cli.main(["train", config, "--out", "elsewhere"]) == 0
-    assert [(e.name, e.model.size, str(out), sampler) for e, out, sampler in calls] == [
-        ("two", 1, "runs/two", "sampler"), ("tiny", 750, "elsewhere", "sampler")
+    assert [(e.name, e.model.size, str(out), *others) for e, out, *others in calls] == [
+        ("two", 1, "runs/two", "sampler", "teacher"),
+        ("tiny", 750, "elsewhere", "sampler", "teacher"),
     ]
 
 

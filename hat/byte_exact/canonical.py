@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hat.byte_exact.laws import Law
 from hat.byte_exact.merges import Pairs, read_rules
 from hat.byte_exact.pretokens import ADDED, CUT, NO_CUT, Pretokenizer, utf8_status
 from hat.byte_exact.token_bytes import Vocabulary
+from hat.errors import UserError
 from hat.text.tokenizers import SPACE
 
 DEAD, _UNKNOWN = -1, -2
@@ -30,6 +32,23 @@ class Configuration(NamedTuple):
     branches: tuple[tuple[int, bytes | None], ...]
     last: int
     pending: bytes
+
+
+class NotUnderstood:
+    """Stands for `Canonical` where that cannot be: no sequence counts as an encoding, and the laws
+    that ask are refused with `why`."""
+
+    start = DEAD
+
+    def __init__(self, why: UserError):
+        self._why = why
+
+    def check(self, law: Law) -> None:
+        if law != "all":
+            raise self._why
+
+    def step(self, configuration: int, token: int) -> int:
+        return DEAD
 
 
 class Canonical:
@@ -63,6 +82,9 @@ class Canonical:
         self._followers: dict[int, np.ndarray] = {}
         self._masks: dict[int, np.ndarray] = {}
         self._number(Configuration(((self._sets.number(frozenset([0])), None),), -1, b""))
+
+    def check(self, law: Law) -> None:
+        """UserError for a law that this cannot serve: none."""
 
     def step(self, configuration: int, token: int) -> int:
         """The configuration after one more token, or DEAD where no text is encoded so."""

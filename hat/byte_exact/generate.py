@@ -17,7 +17,6 @@ import numpy as np
 from hat.byte_exact.model import END, ByteModel, normalized
 from hat.byte_exact.pool import Node
 from hat.byte_exact.tokenized import TokenizedModel
-from hat.errors import UserError
 from hat.inference.generation import Generation
 from hat.inference.sampling import Draw, Sampling, sample
 
@@ -86,13 +85,12 @@ class _Job:
 
 def _draw_covers(session, samples: int, sampling: Sampling, random) -> list[tuple]:
     """(node, bytes beyond the prompt, log-probability given the prompt) of drawn covers."""
+    _ = session.logprob  # UserError where the prompt has no probability
     covers = session.covers()
     if not session.length:
         return [(session.states[0][0], b"", 0.0)] * samples
     model = session.model
     logs = np.concatenate([logs for _, _, logs in covers])
-    if not len(logs) or logs.max() == -np.inf:
-        raise UserError(f"the prompt has no probability under law {model.law}")
     given = logs - np.logaddexp.reduce(logs)
     owners = np.repeat(np.arange(len(covers)), [len(logs) for _, _, logs in covers])
     tokens = np.concatenate([tokens for _, tokens, _ in covers])

@@ -20,7 +20,7 @@ import numpy as np
 from hat.errors import UserError
 from hat.text import sentencepiece_file
 from hat.text.split_loop import compiled
-from hat.text.tokenizers import SPACE, JsonTokenizer, SentencePieceTokenizer, Tokenizer
+from hat.text.tokenizers import JsonTokenizer, SentencePieceTokenizer, Tokenizer
 
 ALWAYS = np.int32(2**31 - 1)  # the clock at which what is never merged is merged
 _BYTE = "<0x{:02X}>"
@@ -148,6 +148,14 @@ class Pairs:
         counts = np.zeros((2, len(lengths)), np.int32)
         _build_all(flat, starts, *self._table, *edges, counts, self.heads)
         self._edges = (*edges, starts, counts)
+        # What `after` walks: merges by their left symbol, and first edges by their symbol.
+        size = 1 + max(lengths.size, *(int(a.max(initial=0)) + 1 for a in (rules.pairs, flat)))
+        self._merges = _grouped(rules.pairs[:, 0], size, rules.pairs[:, 1], rules.ranks)
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        number = np.arange(len(flat)) - np.repeat(starts[:-1], lengths)
+        used = (number < counts[0][owner]) & self.heads[owner]
+        first = edges[0][used]
+        self._openings = _grouped(first[:, 0], size, owner[used], first[:, 1], first[:, 2])
 
     def allowed(self, left: int, right: int) -> bool:
         """Whether BPE leaves these neighbours as they are."""
@@ -155,7 +163,19 @@ class Pairs:
 
     def after(self, left: int, tokens: np.ndarray) -> np.ndarray:
         """bool [n]: whether each of `tokens` int32 [n] may follow `left`."""
-        return _allowed_all(left, tokens, *self._edges, self.heads, *self._table)
+        _, last_edges, starts, counts = self._edges
+        allowed = self.heads & self.heads[left]
+        if self.heads[left]:
+            edges = last_edges[starts[left] : starts[left] + counts[1, left]]
+            _forbid(edges, *self._merges, *self._openings, allowed)
+        return allowed[tokens]
+
+
+def _grouped(keys: np.ndarray, size: int, *columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of columns in the order of their keys below `size`, int32; where each key's begin."""
+    order = np.argsort(keys, kind="stable")
+    rows = np.stack(columns, axis=1).astype(np.int32)[order]
+    return np.searchsorted(keys[order], np.arange(size + 1)), rows
 
 
 def _hash_table(rules: Rules) -> tuple[np.ndarray, ...]:
@@ -248,8 +268,16 @@ def _allowed(left, right, first_edges, last_edges, starts, counts, heads, slots)
 
 
 @compiled
-def _allowed_all(left, tokens, first_edges, last_edges, starts, counts, heads, slots):
-    out = np.zeros(len(tokens), np.bool_)
-    for i in range(len(tokens)):
-        out[i] = _allowed(left, tokens[i], first_edges, last_edges, starts, counts, heads, slots)
-    return out
+def _forbid(edges, merge_starts, merges, opening_starts, openings, allowed):
+    """`_allowed` for all right tokens at once, from the merges that the last edges of the left
+    token could take part in."""
+    for i in range(len(edges)):
+        symbol, came, goes = edges[i, 0], edges[i, 1], edges[i, 2]
+        for m in range(merge_starts[symbol], merge_starts[symbol + 1]):
+            right, rank = merges[m, 0], merges[m, 1]
+            if rank >= goes:
+                continue
+            for o in range(opening_starts[right], opening_starts[right + 1]):
+                came_right, goes_right = openings[o, 1], openings[o, 2]
+                if came <= goes_right and came_right < goes and rank <= goes_right:
+                    allowed[openings[o, 0]] = False

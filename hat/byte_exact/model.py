@@ -2,7 +2,7 @@
 
 A distribution has 257 symbols: the bytes 0 to 255, and END. Log-probabilities are natural, and
 float64. `hat.byte_exact.tokenized` makes a ByteModel of a tokenized model under a named law,
-`hat.byte_exact.bytewise` of a HAT or a flat byte-level Llama, `hat.byte_exact.ensemble` of several.
+`hat.byte_exact.hat_model` of a HAT, `hat.byte_exact.ensemble` of several.
 
 A row may sum to less than 1. What is missing is what the law loses there: the mass of what is no
 canonical beginning (laws `canonical` and `last-free`), or what a beam dropped (law `all`). So the

@@ -44,7 +44,7 @@ class Pool:
         """Puts the log-probabilities float32 [ids] after each node into `rows`, where there are
         none yet, and fills in the `logprob` of the nodes and of all before them."""
         wanted: dict[Node, None] = {}
-        keep = set(nodes)
+        keep = dict.fromkeys(nodes)  # in a fixed order, so that a run repeats to the last bit
         for node in keep:
             if node not in rows:
                 wanted[node] = None
@@ -60,7 +60,7 @@ class Pool:
         for first in range(0, len(ordered), most):
             part = ordered[first : first + most]
             read.update(zip(part, self._evaluate(part)))
-        for node in sorted({*wanted, *keep}, key=lambda node: node.depth):
+        for node in sorted({**wanted, **keep}, key=lambda node: node.depth):
             if node.logprob is None:
                 before = rows[node.parent] if node.parent in rows else read[node.parent]
                 node.logprob = node.parent.logprob + float(before[node.token])

@@ -30,11 +30,12 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Tokenizer, num_ids: int):
         """num_ids: of the model's distribution. UserError: fewer than the tokenizer's."""
-        if tokenizer.vocab_size > num_ids or tokenizer.eot >= num_ids:
-            needed = max(tokenizer.vocab_size, tokenizer.eot + 1)
+        needed = max(tokenizer.vocab_size, tokenizer.eot + 1, tokenizer.bos + 1)
+        if needed > num_ids:
             raise UserError(
                 f"tokenizer {tokenizer.name} has ids up to {needed - 1} and the model only "
-                f"{num_ids}: it is not the tokenizer of this model"
+                f"{num_ids}: it is not the tokenizer of this model, or the model has no id for "
+                "the beginning or the end of a text"
             )
         self.tokenizer = tokenizer
         self.spellings = [tokenizer.token_bytes(token) for token in range(num_ids)]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hat.byte_exact.canonical import DEAD, Canonical
+from hat.byte_exact.canonical import DEAD, Canonical, NotUnderstood
 from hat.byte_exact.laws import Law, check_law
+from hat.byte_exact.model import NUM_SYMBOLS, chosen
 from hat.byte_exact.pool import Node, Pool
 from hat.byte_exact.token_bytes import Vocabulary
 from hat.byte_exact.tree_attention import Evaluator
@@ -25,6 +26,9 @@ _SPARE = 8  # tokens that a branch of the tree may be deeper than the encoding
 class TokenizedModel:
     """beam: for law `all`, how many covers it follows beside the canonical ones, None for every
     one; context: tokens, BOS included, that the model has been trained on, None for any number.
+    UserError where the law needs to know when a sequence of tokens is an encoding, and that is
+    not understood of this tokenizer; law `all` does not need it, and keeps no covers but its beam
+    then.
 
     A text of more tokens is scored in pieces, each after BOS and its own beginning alone, as it
     would be trained on.
@@ -48,13 +52,19 @@ class TokenizedModel:
         self.law, self.beam, self.context = law, beam, context
         self.name = f"{tokenizer.name} {law}"
         self.vocabulary = Vocabulary(tokenizer, model.config.num_ids)
-        self.canonical = Canonical(self.vocabulary)
+        self.canonical: Canonical | NotUnderstood
+        try:
+            self.canonical = Canonical(self.vocabulary)
+        except UserError as error:
+            self.canonical = NotUnderstood(error)
+        self.canonical.check(law)
         self.evaluator = Evaluator(model, params)
         self._pool: Pool | None = None
 
     def with_law(self, law: Law, beam: int | None = BEAM) -> TokenizedModel:
         """The same model under another law; what is prepared is shared."""
         check_law(law)
+        self.canonical.check(law)
         other = object.__new__(TokenizedModel)
         other.__dict__.update(self.__dict__)
         other.law, other.beam, other._pool = law, beam, None
@@ -67,15 +77,28 @@ class TokenizedModel:
 
     def logprobs_of(self, texts: Sequence[bytes]) -> list[np.ndarray]:
         """`logprobs` of several texts, evaluated side by side."""
-        if self.law == "all":
-            return [self._step_by_step(text) for text in texts]
+        return [rows for rows, _ in self.bounded(texts)]
+
+    def bounded(self, texts: Sequence[bytes]) -> list[tuple[np.ndarray, float]]:
+        """`logprobs` of each text, and the least nats that it can cost with its end: less than
+        its rows say only where the beam of law `all` dropped covers."""
         pieces = [self._cut(text) for text in texts]
-        results = iter(self._score([piece for its_pieces in pieces for piece in its_pieces]))
-        joined = []
+        score = self._step_by_step if self.law == "all" else self._score
+        flat = [piece for its_pieces in pieces for piece in its_pieces]
+        most = self.evaluator.max_rows
+        groups = (flat[first : first + most] for first in range(0, len(flat), most))
+        results = (result for group in groups for result in score(group))
+        found = []
         for its_pieces in pieces:
-            rows = [next(results) for _ in its_pieces]
-            joined.append(np.concatenate([*(r[:-1] for r in rows[:-1]), rows[-1]]))
-        return joined
+            parts, least = [], 0.0
+            for piece in its_pieces:
+                rows, log_dropped = next(results)
+                last = piece is its_pieces[-1]
+                parts.append(rows if last else rows[:-1])
+                spent = chosen(rows, piece)[: len(piece) + last].sum()
+                least -= min(float(np.logaddexp(spent, log_dropped)), 0.0)
+            found.append((np.concatenate(parts), least))
+        return found
 
     def session(self, context: Sequence[int] = ()) -> TokenizedSession:
         """A session with nothing pushed; context: ids that stand between BOS and the text, the
@@ -97,7 +120,7 @@ class TokenizedModel:
         """The nodes of which whole texts are scored."""
         return build_tree(text, self.vocabulary, self.canonical)
 
-    def _score(self, texts: list[bytes]) -> list[np.ndarray]:
+    def _score(self, texts: list[bytes]) -> list[tuple[np.ndarray, float]]:
         trees = [self.tree(text) for text in texts]
         masses = [Masses(self.vocabulary, len(text)) for text in texts]
         weights = [np.zeros(len(tree.tokens)) for tree in trees]
@@ -111,7 +134,8 @@ class TokenizedModel:
                     for child in children[node]:
                         weight[child] = weight[node] + its[node - first, tree.tokens[child]]
                 self._add(mass, tree, weight, part, its)
-        return [conditional(mass.logs(), text) for mass, text in zip(masses, texts)]
+        rows = (conditional(mass.logs(), text, self.law) for mass, text in zip(masses, texts))
+        return [(its, -math.inf) for its in rows]
 
     def _add(self, mass: Masses, tree: Tree, weights, part: slice, logprobs: np.ndarray) -> None:
         ends = tree.ends[part]
@@ -122,29 +146,40 @@ class TokenizedModel:
             may_end = np.array([self.canonical.may_end(c) for c in configurations])
         mass.add(logprobs, weights[part], ends, tree.paths[ends], masks, may_end)
 
-    def _step_by_step(self, text: bytes) -> np.ndarray:
-        session = self.session()
-        rows = [session.logprobs()]
-        for byte in text:
-            session.push(byte)
-            rows.append(session.logprobs())
-        return np.stack(rows)
+    def _step_by_step(self, texts: list[bytes]) -> list[tuple[np.ndarray, float]]:
+        """The rows of each text, and the log of what its beam dropped."""
+        sessions = [self.session() for _ in texts]
+        rows = [np.empty((len(text) + 1, NUM_SYMBOLS)) for text in texts]
+        for t in range(max(map(len, rows), default=0)):
+            active = [i for i, text in enumerate(texts) if t <= len(text)]
+            read_together([sessions[i] for i in active])
+            for i in active:
+                rows[i][t] = sessions[i].logprobs()
+                if t < len(texts[i]):
+                    sessions[i].push(texts[i][t])
+        return [(its, session.log_dropped) for its, session in zip(rows, sessions)]
 
     def _cut(self, text: bytes) -> list[bytes]:
         """Pieces of as many whole characters as the context has room for."""
         if self.context is None:
             return [text]
-        tokenizer, pieces = self.vocabulary.tokenizer, []
-        room = self.context - 1 - _SPARE
-        lengths = tokenizer.byte_lengths[tokenizer.encode(text)]
-        while len(lengths) > room:
+        pieces, room = [], self.context - 1 - _SPARE
+        while len(lengths := self._beginning(text, room)) > room:
             cuts = np.cumsum(lengths[:room])
             opens = [cut for cut in cuts.tolist() if text[cut] & 0xC0 != 0x80]
             cut = opens[-1] if opens else int(cuts[-1])
             pieces.append(text[:cut])
             text = text[cut:]
-            lengths = tokenizer.byte_lengths[tokenizer.encode(text)]
         return [*pieces, text]
+
+    def _beginning(self, text: bytes, room: int) -> np.ndarray:
+        """The lengths of the tokens of a text; of a long one, of more than `room` of its first."""
+        tokenizer, size = self.vocabulary.tokenizer, 8 * (room + 1)
+        while True:
+            lengths = tokenizer.byte_lengths[tokenizer.encode(text[:size])]
+            if len(lengths) > room + 1 or size >= len(text):
+                return lengths
+            size *= 2
 
 
 class TokenizedSession:
@@ -159,19 +194,26 @@ class TokenizedSession:
     def __init__(self, model: TokenizedModel, states: list[tuple[Node, int]], rows: dict):
         self.model = model
         self.states = states
+        self._start = states
+        self._text = b""
         self._rows: dict[Node, np.ndarray] = rows
         self._logs: np.ndarray | None = None
         self._base: float | None = 0.0  # log-probability of the bytes so far
         self.dropped, self.log_dropped = 0.0, -math.inf
-        self.length = 0
+
+    @property
+    def length(self) -> int:
+        """Bytes pushed."""
+        return len(self._text)
 
     @property
     def logprob(self) -> float:
-        """What the law gives to the bytes pushed so far, in nats."""
+        """What the law gives to the bytes pushed so far, in nats. UserError: nothing at all."""
         if self._base is None:
-            self._read()
-            reaching = [self._reaching(node, at) for node, at in self.states if at]
-            self._base = float(np.logaddexp.reduce(reaching)) if reaching else -math.inf
+            base = self._log_mass()
+            if base == -math.inf:
+                self._find_impossible()
+            self._base = base
         return self._base
 
     def logprobs(self) -> np.ndarray:
@@ -182,7 +224,8 @@ class TokenizedSession:
         return self._logs
 
     def push(self, byte: int) -> None:
-        """UserError where the byte has no probability."""
+        """UserError where the byte has no probability; for laws `canonical` and `last-free` only
+        `logprobs` and `logprob` tell, since the model has not been asked yet."""
         self.advance(bytes([byte]))
 
     def advance(self, text: bytes) -> None:
@@ -194,12 +237,9 @@ class TokenizedSession:
                 base = self.logprob + float(self.logprobs()[byte])
             states = self._after(byte)
             if not states or (exact and base == -math.inf):
-                raise UserError(
-                    f"byte {byte:#04x} at {self.length} has no probability under law "
-                    f"{self.model.law}: no token that the model can predict spells it there"
-                )
+                raise UserError(_impossible(byte, self.length, self.model.law))
             self.states, self._logs, self._base = states, None, None
-            self.length += 1
+            self._text += bytes([byte])
             if exact:
                 self._base = base
                 self._prune()
@@ -208,7 +248,7 @@ class TokenizedSession:
 
     def fork(self) -> TokenizedSession:
         other = TokenizedSession(self.model, list(self.states), dict(self._rows))
-        for name in ("_logs", "_base", "dropped", "log_dropped", "length"):
+        for name in ("_start", "_text", "_logs", "_base", "dropped", "log_dropped"):
             setattr(other, name, getattr(self, name))
         return other
 
@@ -249,6 +289,21 @@ class TokenizedSession:
 
     def _read(self) -> None:
         self.model.pool.read((node for node, _ in self.states), self._rows)
+
+    def _log_mass(self) -> float:
+        if not self._text:
+            return 0.0
+        self._read()
+        reaching = [self._reaching(node, at) for node, at in self.states if at]
+        return float(np.logaddexp.reduce(reaching)) if reaching else -math.inf
+
+    def _find_impossible(self) -> None:
+        """UserError that names the first byte without any probability."""
+        again = TokenizedSession(self.model, self._start, {})
+        for number, byte in enumerate(self._text):
+            again.push(byte)
+            if again._log_mass() == -math.inf:
+                raise UserError(_impossible(byte, number, self.model.law))
 
     def _masses(self) -> np.ndarray:
         model = self.model
@@ -298,17 +353,27 @@ class TokenizedSession:
             self.states = [self.states[i] for i in sorted(kept)]
 
 
-def conditional(logs: np.ndarray, text: bytes) -> np.ndarray:
+def read_together(sessions: Sequence[TokenizedSession]) -> None:
+    """Evaluates what several sessions of one model wait for in as few calls as one of them needs."""
+    rows = {node: row for session in sessions for node, row in session._rows.items()}
+    sessions[0].model.pool.read((node for s in sessions for node, _ in s.states), rows)
+    for session in sessions:
+        session._rows = {node: rows[node] for node, _ in session.states}
+
+
+def _impossible(byte: int, at: int, law: str) -> str:
+    return (f"byte {byte:#04x} at {at} has no probability under law {law}: no token that the model "
+            "can predict spells it there")
+
+
+def conditional(logs: np.ndarray, text: bytes, law: Law) -> np.ndarray:
     """Log-masses [T + 1, 257] of prefixes -> log-probabilities given each prefix."""
     symbols = np.frombuffer(text, np.uint8)
     before = np.append(0.0, logs[np.arange(len(symbols)), symbols])
     impossible = np.flatnonzero(before == -np.inf)
     if len(impossible):
         at = int(impossible[0]) - 1
-        raise UserError(
-            f"byte {text[at]:#04x} at {at} has no probability: no token that the model can "
-            "predict spells it there"
-        )
+        raise UserError(_impossible(text[at], at, law))
     return logs - before[:, None]
 
 

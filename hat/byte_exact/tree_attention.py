@@ -21,7 +21,7 @@ from hat.models.layers import rope_table
 from hat.models.llama import LlamaModel
 from hat.models.model import Params
 
-CHUNK = 512  # nodes of a text that are evaluated in one call, at most
+CHUNK = 1024  # nodes of a text that are evaluated in one call, at most
 FEWEST_SLOTS = 64
 _LOGITS = 1 << 26  # floats of log-probabilities in one call, at most
 
@@ -35,6 +35,7 @@ class Evaluator:
         self.window = model.config.stack.window
         self._params = compute_params(model, params)
         self.max_nodes = bucket(max(1, min(CHUNK, _LOGITS // self.num_ids)) + 1) // 2
+        self.max_rows = max(1, _LOGITS // (self.max_nodes * self.num_ids))
 
     def empty(self, rows: int, slots: int) -> Cache:
         stack = self.model.config.stack
@@ -58,12 +59,15 @@ class Evaluator:
         Yields (first, logprobs float32 [B, C, ids]) for nodes [first, first + C) of each tree; what
         is beyond a tree's last node means nothing.
         """
-        size = min(bucket(max(len(tokens) for tokens, _, _ in trees)), self.max_nodes)
+        longest = max(len(tokens) for tokens, _, _ in trees)
+        size = quarter_bucket(-(-longest // -(-longest // self.max_nodes)))
         plans = [_plan(parents, size) for _, parents, _ in trees]
-        slots = max(FEWEST_SLOTS, *(bucket(int(plan.max()) + 1) for plan in plans))
+        slots = max(FEWEST_SLOTS, size)
+        if longest > size:
+            slots = bucket(max(size, *(int(plan.max()) + 1 for plan in plans)))
         rows = [_Row(*tree, plan, slots, self.window) for tree, plan in zip(trees, plans)]
         cache = self.empty(len(trees), slots)
-        for first in range(0, max(len(tokens) for tokens, _, _ in trees), size):
+        for first in range(0, longest, size):
             arrays = (np.stack(a) for a in zip(*(row.chunk(first, size) for row in rows)))
             cache, logprobs = self.extend(cache, *arrays)
             yield first, np.asarray(logprobs)
@@ -72,6 +76,13 @@ class Evaluator:
 def bucket(number: int) -> int:
     """The power of two at or above a number: shapes are few, so that little is compiled."""
     return 1 << max(0, int(number) - 1).bit_length()
+
+
+def quarter_bucket(number: int) -> int:
+    """The number at or above it that is 4, 5, 6 or 7 times a power of two, or at most 8: less is
+    wasted than by `bucket`, on calls that are few and large."""
+    step = max(1, bucket(number) // 8)
+    return -(-int(number) // step) * step
 
 
 def _plan(parents: np.ndarray, size: int) -> np.ndarray:

@@ -107,8 +107,9 @@ class Masses:
         v = self._vocabulary
         none = np.ones((1, 1), bool)
         _add(
-            logprobs, weights, rows.astype(np.int64), paths, none if masks is None else masks,
-            masks is not None, may_end, v.order, v.ends, *v.trie, self._tops, self._sums, END,
+            logprobs, np.exp(logprobs), weights, rows.astype(np.int64), paths,
+            none if masks is None else masks, masks is not None, may_end, v.order, v.ends, *v.trie,
+            self._tops, self._sums, END,
         )  # fmt: skip
 
     def logs(self) -> np.ndarray:
@@ -129,6 +130,22 @@ def _add_one(tops, sums, row, symbol, log_mass):
         tops[row, symbol] = log_mass
 
 
+# Below it a sum of float32 probabilities may have lost what is smaller than they can be.
+_SMALL = 1e-30
+
+
+@compiled
+def _log_sum(logprobs, probabilities, order, mask, masked, low, high):
+    """`log_sum` with the exponentials at hand."""
+    total = 0.0
+    for i in range(low, high):
+        if not masked or mask[i]:
+            total += np.float64(probabilities[order[i]])
+    if total < _SMALL:
+        return log_sum(logprobs, order, mask, masked, low, high)
+    return np.log(total)
+
+
 @compiled
 def log_sum(logprobs, order, mask, masked, low, high):
     """log of the sum of exp(logprobs[order[low:high]]), of those in the mask where `masked`."""
@@ -147,18 +164,20 @@ def log_sum(logprobs, order, mask, masked, low, high):
 
 @compiled
 def _add(
-    logprobs, weights, rows, paths, masks, masked, may_end, order, ends,
+    logprobs, probabilities, weights, rows, paths, masks, masked, may_end, order, ends,
     first, count, byte, low, exact, high, tops, sums, end,
 ):  # fmt: skip
     for n in range(len(weights)):
         mask = masks[n] if masked else masks[0]
         if may_end[n]:
-            log_mass = log_sum(logprobs[n], ends, mask, False, 0, len(ends))
+            log_mass = _log_sum(logprobs[n], probabilities[n], ends, mask, False, 0, len(ends))
             _add_one(tops, sums, rows[n], end, weights[n] + log_mass)
         for d in range(paths.shape[1]):
             node = paths[n, d]
             if node < 0 or rows[n] + d >= len(tops):
                 break
             for c in range(first[node], first[node] + count[node]):
-                log_mass = log_sum(logprobs[n], order, mask, masked, low[c], high[c])
+                log_mass = _log_sum(
+                    logprobs[n], probabilities[n], order, mask, masked, low[c], high[c]
+                )
                 _add_one(tops, sums, rows[n] + d, byte[c], weights[n] + log_mass)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 from typing import Any
 
 from hat.config import load, override
@@ -13,15 +15,24 @@ def add_experiment(parser: argparse.ArgumentParser, default: str | None = None) 
     said = "" if default is None else f" (default: {default})"
     parser.add_argument("config", metavar="CONFIG", nargs=None if default is None else "?",
                         default=default,
-                        help="a Python file that defines config(), such as configs/quickstart.py"
-                        + said)
+                        help="a Python file that defines config(), such as configs/quickstart.py, "
+                        "or the folder of a run" + said)
     parser.add_argument("--set", metavar="A.B=C", nargs="+", action="extend", default=[],
                         help="change fields of the config, such as training.seed=1")
 
 
 def read_experiment(arguments: argparse.Namespace) -> Any:
     """The experiment of CONFIG with --set applied."""
+    if Path(arguments.config).is_dir():
+        from hat.training import run_folder
+
+        return override(run_folder.read_experiment(Path(arguments.config)), arguments.set)
     return override(load(arguments.config), arguments.set)
+
+
+def raw(text: str) -> bytes:
+    """What the shell passed, UTF-8 or not."""
+    return text.encode(sys.getfilesystemencoding(), "surrogateescape")
 
 
 def positive_int(text: str) -> int:

@@ -7,10 +7,9 @@ With --each-byte a distribution is computed, and sampled from, at every byte.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from hat.commands.arguments import positive_int
+from hat.commands.arguments import positive_int, raw
 from hat.errors import UserError
 
 
@@ -72,11 +71,6 @@ def read_prompt(arguments: argparse.Namespace) -> bytes:
         except OSError as error:
             raise UserError(f"--prompt-file {arguments.prompt_file}: {error.strerror}") from None
     return raw(arguments.fim[0] if arguments.prompt is None else arguments.prompt)
-
-
-def raw(text: str) -> bytes:
-    """What the shell passed, UTF-8 or not."""
-    return text.encode(sys.getfilesystemencoding(), "surrogateescape")
 
 
 def sampling_options(arguments: argparse.Namespace) -> dict:

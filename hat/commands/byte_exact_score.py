@@ -2,8 +2,11 @@
 
 A tokenized model gives no probability to bytes by itself: a law says which sequences of tokens
 count (canonical, all, last-free). Bits per byte are those of the law as it is, its losses charged;
-"normalised" are those of its rows made to sum to 1. --law all goes byte by byte with a beam and
-gives a lower bound of the probability: bits per byte are at most what is printed.
+"normalised" are those of its rows made to sum to 1. --law all goes byte by byte with a beam: its
+bits per byte are between "at least" and what is printed.
+
+The probability is of the bytes of FILE as they stand: no space is put before them, and nothing is
+normalised. A model trained with a space before every text wants --given " ".
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import argparse
 import math
 from pathlib import Path
 
-from hat.commands.arguments import positive_int
+from hat.commands.arguments import positive_int, raw
 from hat.errors import UserError
 
 
@@ -25,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="covers that law all follows beside the canonical ones (default: 16)")
     parser.add_argument("--bytes", metavar="N", type=positive_int,
                         help="score the first N bytes only")
+    parser.add_argument("--given", metavar="TEXT", default="",
+                        help="stands before the text and is not scored (default: nothing)")
     parser.add_argument("--out", metavar="FILE", type=Path,
                         help="write a line for every byte: byte, nats, share lost")
 
@@ -47,12 +52,13 @@ def run(arguments: argparse.Namespace) -> dict:
     if not tokenized:
         laws = ["none"]
     table = {}
-    print(f"{'law':10} {'bits/byte':>9} {'normalised':>10} {'lost':>9} {'most':>9}")
+    print(f"{'law':10} {'bits/byte':>9} {'at least':>9} {'normalised':>10} {'lost':>9} {'most':>9}")
     for law in laws:
         its = model.with_law(law, arguments.beam) if tokenized else model
-        table[law], nats, missing = score(its, text)
+        table[law], nats, missing = score(its, text, raw(arguments.given))
         row = table[law]
-        print(f"{law:10} {row['bits_per_byte']:9.4f} {row['normalised_bits_per_byte']:10.4f} "
+        print(f"{law:10} {row['bits_per_byte']:9.4f} {row['least_bits_per_byte']:9.4f} "
+              f"{row['normalised_bits_per_byte']:10.4f} "
               f"{row['mean_lost']:9.2e} {row['most_lost']:9.2e}")
     if arguments.out is not None:
         write_lines(arguments.out, text, nats, missing)
@@ -60,17 +66,24 @@ def run(arguments: argparse.Namespace) -> dict:
             "laws": table}
 
 
-def score(model, text: bytes) -> tuple[dict, object, object]:
+def score(model, text: bytes, given: bytes = b"") -> tuple[dict, object, object]:
     """A row of the table, and of every byte and the end the nats and the share that is lost."""
     from hat.byte_exact.model import chosen, lost, normalized
+    from hat.byte_exact.tokenized import TokenizedModel
 
-    rows = model.logprobs(text)
+    if isinstance(model, TokenizedModel):
+        ((rows, least),) = model.bounded([given + text])
+    else:
+        rows, least = model.logprobs(given + text), None
+    before = float(chosen(rows, given + text)[: len(given)].sum())
+    rows = rows[len(given) :]
     nats, missing = -chosen(rows, text), lost(rows)
     normalised = -chosen(normalized(rows), text)
     bits = 1 / math.log(2) / len(text)
     return {
         "nats": float(nats.sum()),
         "bits_per_byte": float(nats.sum()) * bits,
+        "least_bits_per_byte": (float(nats.sum()) if least is None else least + before) * bits,
         "normalised_bits_per_byte": float(normalised.sum()) * bits,
         "mean_lost": float(missing.mean()),
         "most_lost": float(missing.max()),

@@ -20,6 +20,7 @@ from hat.models.hat import HatConfig
 from hat.models.llama import LlamaConfig
 from hat.models.model import Params
 from hat.text.splitters import make_splitter
+from hat.text.tokenizers import FILES as TOKENIZER_FILES
 from hat.text.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 from hat.training.config import TrainingConfig
 from hat.training.converted_run import local_shardings, read_params, write_run
@@ -27,7 +28,6 @@ from hat.training.experiment import Experiment
 from hat.training.progress import warn
 from hat.training.run_folder import CONFIG_FILE, read_experiment
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 # What a Hugging Face folder holds beside parameters: none of it is ours to write again.
 COMPANIONS = (
     *TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -67,11 +67,13 @@ def convert(
     *,
     tokenizer: Path | None = None,
     config: Experiment | None = None,
+    fit: bool = False,
     changes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Converts what is at `path`; see `hat.commands.convert`.
 
-    config: of the HAT, for to="hat"; changes: to the config of the run, for to="native".
+    config: of the HAT, for to="hat", and fit: whether its backbone is to be that of the Llama
+    whatever it says; changes: to the config of the run, for to="native".
     Returns what was converted, its number of parameters and their bytes. UserError: what cannot
     be read or written; nothing is left of `out` then.
     """
@@ -81,7 +83,7 @@ def convert(
         if to == "native":
             params = _write_native(source, folder, out, changes)
         elif to == "hat":
-            params = _write_hat(source, folder, config)
+            params = _write_hat(source, folder, config, fit)
         elif to == "hf":
             params = _write_hf(source, folder)
         else:
@@ -225,13 +227,16 @@ def _write_native(source: Source, folder: Path, out: Path, changes: Sequence[str
     return params
 
 
-def _write_hat(source: Source, folder: Path, experiment: Experiment) -> Params:
+def _write_hat(source: Source, folder: Path, experiment: Experiment, fit: bool) -> Params:
     if source.is_hat:
         raise UserError(f"{source.path} is a HAT already; --to hat takes a Llama")
     config = experiment.model
     if not isinstance(config, HatConfig):
         raise UserError(f"the config {experiment.name} is of a Llama; give that of a HAT")
     llama = source.experiment.model
+    if fit:
+        config = dataclasses.replace(config, backbone=llama.stack)
+        experiment = dataclasses.replace(experiment, model=config)
     check_backbone(config, llama.stack)
     import jax
 

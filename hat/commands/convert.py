@@ -28,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="a new folder")
     parser.add_argument("--config", metavar="CONFIG", type=Path,
                         help="with --to hat: the config file of the HAT")
+    parser.add_argument("--fit", action="store_true",
+                        help="with --to hat: give the config the backbone that the Llama has")
     parser.add_argument("--tokenizer", metavar="FILE", type=Path,
                         help="of a Llama whose folder has none: tokenizer.json or a .model file")
     parser.add_argument("--set", metavar="A.B=C", nargs="+", action="extend", default=[],
@@ -50,6 +52,7 @@ def run(arguments: argparse.Namespace) -> dict:
         arguments.out.expanduser().absolute(),
         tokenizer=arguments.tokenizer,
         config=config,
+        fit=arguments.fit,
         changes=arguments.set if config is None else [],
     )
     result |= {"out": str(arguments.out), "seconds": time.perf_counter() - began}
@@ -62,6 +65,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """UserError for options that do not belong together, and for an --out that is taken."""
     if (arguments.to == "hat") != (arguments.config is not None):
         raise UserError("--config CONFIG goes with --to hat, and --to hat needs it")
+    if arguments.fit and arguments.to != "hat":
+        raise UserError("--fit goes with --to hat")
     if arguments.set and arguments.to not in ("native", "hat"):
         raise UserError(f"--set changes a run's config, and --to {arguments.to} writes no run")
     out = arguments.out

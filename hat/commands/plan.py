@@ -1,7 +1,7 @@
 """Predicts how the training step of a config runs on a pod or cluster that is not there.
 
 For TPU pods the real step is compiled with libtpu, which needs no TPU: memory per chip, FLOPs,
-bytes and collectives are then the compiler's; minutes on a laptop. GPU clusters, and pods with
+bytes and collectives are then the compiler's; a minute on a laptop. GPU clusters, and pods with
 --formula, are planned by formulas in seconds. Times are predictions; the output says how far to
 trust them.
 """
@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="chips, as in v5p:8x8x8, v5e:16x16, v6e:16x16 or h100:64")
     parser.add_argument("--formula", action="store_true",
                         help="by formula alone: seconds, and less certain")
+    parser.add_argument("--cycles", action="store_true",
+                        help="compile to the end, for the compiler's own estimate of time: minutes")
     parser.add_argument("--sweep", action="store_true",
                         help="rank mesh shapes, remat policies and batch sizes by formula, "
                              "then compile the best")
@@ -35,6 +37,7 @@ def run(arguments: argparse.Namespace) -> dict:
     os.environ["JAX_PLATFORMS"] = "cpu"  # the machine's own accelerators have no part in this
     experiment = read_experiment(arguments)
     from hat.errors import UserError
+    from hat.launching.flags import tpu_environment
     from hat.planning import compiled, report
     from hat.planning.formula import plan_by_formula
     from hat.planning.step import outline
@@ -45,13 +48,15 @@ def run(arguments: argparse.Namespace) -> dict:
     by_formula = arguments.formula or not topology.is_pod
     if not by_formula:
         compiled.check_compiler(topology)
+        for name, value in tpu_environment(topology.chip.name).items():
+            os.environ.setdefault(name, value)  # the compiler flags of a launch
     cache = Path(os.environ.get("HAT_CACHE") or Path.home() / ".cache" / "hat") / "plans"
 
     def say(line: str) -> None:
         print(f"hat plan: {line}", file=sys.stderr, flush=True)
 
     def compile_plan(experiment, plan):
-        return compiled.plan_by_compiling(experiment, plan, cache)
+        return compiled.plan_by_compiling(experiment, plan, cache, arguments.cycles)
 
     if arguments.sweep:
         outlines = {remat: outline(_with_remat(experiment, remat), topology) for remat in REMATS}
@@ -64,7 +69,7 @@ def run(arguments: argparse.Namespace) -> dict:
 
     plan = plan_by_formula(experiment, topology, outline(experiment, topology))
     if not by_formula and plan.can_fit:
-        say(f"compiling for {topology.num_chips} chips: minutes, unless done before")
+        say(f"compiling for {topology.num_chips} chips: a minute or two, unless done before")
         plan = compile_plan(experiment, plan)
     if not plan.fits:
         raise UserError(report.shortfall(plan))

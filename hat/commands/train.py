@@ -32,10 +32,11 @@ def run(arguments: argparse.Namespace) -> dict:
     out = arguments.out or Path("runs", experiment.name)
     if ":/" in str(out):  # what a Path makes of gs://bucket/run
         raise UserError(f"--out {out}: no folder but an address; mount the bucket, give its path")
+    from hat.commands.byte_teachers import ExactTeacher
     from hat.inference.samples import sample_texts
     from hat.training.distributed import expect, join
     from hat.training.loop import train
 
     join()  # before anything asks JAX for a device
     expect(arguments.expect_processes, arguments.expect_devices)
-    return train(experiment, out, sample_texts)
+    return train(experiment, out, sample_texts, ExactTeacher)

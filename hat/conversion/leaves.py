@@ -209,6 +209,8 @@ def read_params(leaves: Sequence[Leaf], tensors: Tensors, shardings: Params) -> 
         found[leaf.path] = jax.make_array_from_callback(
             leaf.shape, placed[leaf.path], functools.partial(leaf.read, tensors)
         )
+        # The copy onto the devices runs on its own, and keeps what it copies until it is done.
+        jax.block_until_ready(found[leaf.path])
         tensors.release()
     return nested(found)
 

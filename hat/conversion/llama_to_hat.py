@@ -29,7 +29,7 @@ def check_backbone(config: HatConfig, stack: StackConfig) -> None:
     if differing := configs.differences(ours, theirs, ("config", "Llama")):
         raise UserError(
             f"the backbone of the config is not the stack of the Llama: {'; '.join(differing)}; "
-            "change them with --set model.backbone.NAME=VALUE"
+            "take them from the Llama with --fit, or use its config"
         )
 
 

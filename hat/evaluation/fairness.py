@@ -4,12 +4,14 @@ Cost is counted three ways over parallel text: bytes, which the encoder and the 
 read one by one; words between white space, which is the text's own unit; and positions, the steps
 of the backbone: words of a splitter, tokens of a tokenizer. A premium is the cost of a language
 over that of a reference language (Petrov et al., arXiv 2305.15425), as a ratio of sums.
+
+Counts are exact, but of these sentences: the intervals are those of resampled sentences, the same
+in every language, as line i of one says what line i of any other does.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from hat.errors import UserError
+from hat.evaluation.statistics import Interval, percentile_interval, resampled_sums
 from hat.text.splitters import Splitter
 from hat.text.tokenizers import Tokenizer
 
@@ -33,26 +36,26 @@ class Language:
     words: int
     positions: int
     longest: int
-    premiums: dict[str, float]  # by COSTS; 1.0 for the reference
-    bytes_per_position: float  # the compression of the rule
+    premiums: dict[str, Interval]  # by COSTS; 1.0 for the reference
+    bytes_per_position: Interval  # the compression of the rule
 
 
 @dataclasses.dataclass(frozen=True)
 class Dispersion:
     """How unequal the premiums of the languages are. All equal: 1, 0 and 0."""
 
-    max_over_min: float
-    log_deviation: float  # standard deviation of the natural logarithms
-    gini: float
+    max_over_min: Interval
+    log_deviation: Interval  # standard deviation of the natural logarithms
+    gini: Interval
 
 
 @dataclasses.dataclass(frozen=True)
 class Fairness:
     """One rule over all languages. scripts: geometric mean of the premiums of a script's
-    languages, by script and by COSTS."""
+    languages, by script and by COSTS. n of every interval: sentences."""
 
     languages: list[Language]
-    scripts: dict[str, dict[str, float]]
+    scripts: dict[str, dict[str, Interval]]
     dispersion: dict[str, Dispersion]  # by COSTS
 
 
@@ -93,50 +96,58 @@ def measure(
     """Counts every language under a splitter or tokenizer. UserError: no such reference."""
     if reference not in texts:
         raise UserError(f"no language {reference!r}; choose from {', '.join(texts)}")
-    counts = {language: _count(rule, lines) for language, lines in texts.items()}
-    base = counts[reference]
-    languages = []
-    for name, (num_bytes, words, positions, longest) in counts.items():
-        costs = zip(COSTS, (num_bytes, words, positions), base)
-        premiums = {cost: own / its for cost, own, its in costs}
-        languages.append(
-            Language(name, num_bytes, words, positions, longest, premiums, num_bytes / positions)
-        )
-    scripts = {script: [x for x in languages if x.name.endswith(script)]
-               for script in sorted({language.name[-4:] for language in languages})}
-    return Fairness(
-        languages,
-        {script: {cost: _geometric_mean([x.premiums[cost] for x in members]) for cost in COSTS}
-         for script, members in scripts.items()},
-        {cost: dispersion([x.premiums[cost] for x in languages]) for cost in COSTS},
-    )  # fmt: skip
+    names = list(texts)
+    counted = [_count(rule, lines) for lines in texts.values()]
+    counts = np.stack([counts for counts, _ in counted], axis=1)  # [sentences, languages, 3]
+    n, shape = len(counts), counts.shape[1:]
+    # One estimate, then all draws: float64 [1 + draws, languages, 3].
+    drawn = resampled_sums(counts.reshape(n, -1)).reshape(-1, *shape)
+    sums = np.concatenate([counts.sum(axis=0)[None], drawn])
+    premiums = sums / sums[:, [names.index(reference)]]
+
+    def interval(values: np.ndarray) -> Interval:
+        return percentile_interval(float(values[0]), values[1:], n)
+
+    def by_cost(values: np.ndarray) -> dict[str, Interval]:
+        """Of float64 [1 + draws, 3]."""
+        return {cost: interval(column) for cost, column in zip(COSTS, values.T)}
+
+    languages = [
+        Language(name, *map(int, sums[0, i]), counted[i][1], by_cost(premiums[:, i]),
+                 interval(sums[:, i, 0] / sums[:, i, 2]))
+        for i, name in enumerate(names)
+    ]  # fmt: skip
+    scripts = {}
+    for script in sorted({name[-4:] for name in names}):
+        members = [i for i, name in enumerate(names) if name.endswith(script)]
+        scripts[script] = by_cost(np.exp(np.log(premiums[:, members]).mean(axis=1)))
+    spread = {cost: Dispersion(*map(interval, dispersion(premiums[:, :, c])))
+              for c, cost in enumerate(COSTS)}  # fmt: skip
+    return Fairness(languages, scripts, spread)
 
 
-def dispersion(values: Sequence[float]) -> Dispersion:
-    """Of positive numbers, one for each language."""
-    values = np.sort(np.asarray(values, np.float64))
-    n = len(values)
+def dispersion(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The fields of Dispersion, each float64 [...], of positive numbers [..., languages]."""
+    values = np.sort(np.asarray(values, np.float64), axis=-1)
+    n = values.shape[-1]
     # The mean difference of all pairs over twice the mean, from the order of the values.
-    gini = float(np.dot(2 * np.arange(1, n + 1) - n - 1, values) / (n * values.sum()))
-    return Dispersion(float(values[-1] / values[0]), float(np.std(np.log(values))), gini)
+    gini = values @ (2.0 * np.arange(1, n + 1) - n - 1) / (n * values.sum(axis=-1))
+    return values[..., -1] / values[..., 0], np.std(np.log(values), axis=-1), gini
 
 
-def _count(rule: Splitter | Tokenizer, lines: Sequence[bytes]) -> tuple[int, int, int, int]:
-    """Bytes, words between white space, positions, and bytes of the longest position."""
-    positions = longest = 0
-    for line in lines:
+def _count(rule: Splitter | Tokenizer, lines: Sequence[bytes]) -> tuple[np.ndarray, int]:
+    """float64 [sentences, 3]: bytes, words between white space and positions; and the bytes of the
+    longest position."""
+    counts, longest = np.empty((len(lines), len(COSTS))), 0
+    for i, line in enumerate(lines):
         if isinstance(rule, Tokenizer):
             lengths = rule.byte_lengths[rule.encode(line)]
         else:
             starts = rule.split(np.frombuffer(line, np.uint8)).starts
             lengths = np.diff(np.append(np.flatnonzero(starts), len(line)))
-        positions += len(lengths)
+        counts[i] = len(line), len(line.decode().split()), len(lengths)
         longest = max(longest, int(lengths.max(initial=0)))
-    return sum(map(len, lines)), sum(len(x.decode().split()) for x in lines), positions, longest
-
-
-def _geometric_mean(values: Sequence[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
+    return counts, longest
 
 
 def _read_lines(path: Path) -> list[bytes]:

@@ -56,9 +56,22 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 1
     their means in bins of equal mass, weighted by the items of a bin. NaN without items."""
     if not len(confidence):
         return math.nan
+    gaps = calibration_gaps(confidence, correct, bins).sum(axis=0)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def calibration_gaps(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> np.ndarray:
+    """float64[n, bins]: confidence less outcome, in the bin of the item: of equal mass, by rising
+    confidence; equal confidences in their order. The absolute sums of the columns, over n, make the
+    calibration error."""
+    n = len(confidence)
+    size, larger = divmod(n, bins)
+    sizes = np.full(bins, size) + (np.arange(bins) < larger)
     order = np.argsort(confidence, kind="stable")
-    gap = np.asarray(confidence, np.float64)[order] - np.asarray(correct, np.float64)[order]
-    return float(sum(abs(part.sum()) for part in np.array_split(gap, bins)) / len(gap))
+    gaps = np.zeros((n, bins))
+    gap = np.asarray(confidence, np.float64) - np.asarray(correct, np.float64)
+    gaps[order, np.repeat(np.arange(bins), sizes)] = gap[order]
+    return gaps
 
 
 def context_noise_cost(

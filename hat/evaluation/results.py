@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 from hat.errors import UserError
 from hat.evaluation.statistics import Interval
 
-SCHEMA, VERSION = "hat-robustness", 1
+SCHEMA, VERSION = "hat-robustness", 2
 ALL_TASKS = "all tasks"
 
 
@@ -44,8 +44,8 @@ class Metric(NamedTuple):
     meaning: str
 
 
-# Of cells. Those of items with a right choice: accuracy to brier; `likeliest` and `exact_match` are
-# of other kinds of task. A cell has the metrics of its task's kind.
+# Of cells. Those of items with a right choice: accuracy to calibration_error; `likeliest` and
+# `exact_match` are of other kinds of task. A cell has the metrics of its task's kind.
 METRICS = {
     "noise_cost": Metric(
         "context noise cost", "nats/byte", "lower",
@@ -67,6 +67,10 @@ METRICS = {
         "rank correlation", "tau-b", "higher", "of the choices' scores, clean and noised"
     ),
     "brier": Metric("Brier score", "", "lower", "squared error of the choices' probabilities"),
+    "calibration_error": Metric(
+        "calibration error", "", "lower",
+        "distance of confidence from accuracy, over 15 bins of equal mass (ECE)",
+    ),
     "likeliest": Metric(
         "cloze accuracy", "", "higher", "share of continuations likeliest id by id"
     ),
@@ -202,18 +206,20 @@ class Adaptation:
 
     bytes: trained on in the new language, ascending from 0; new and first: bits per byte of
     held-out text in the new language and in the first, after so many. target: bits per byte in the
-    new language that counts as recovered; bytes_to_recover: NaN where it was not reached.
-    retention: bits per byte in the first language before, over those after.
+    new language that counts as recovered; bytes_to_recover: NaN where it was not reached, at an end
+    of the interval where resampled text does not reach it. retention: bits per byte in the first
+    language before, over those after. n of an interval: pieces of held-out text, which are
+    resampled (`hat.evaluation.adaptation`).
     """
 
     model: str
     language: str
     bytes: tuple[int, ...]
-    new: tuple[float, ...]
-    first: tuple[float, ...]
+    new: tuple[Interval, ...]
+    first: tuple[Interval, ...]
     target: float
-    bytes_to_recover: float
-    retention: float
+    bytes_to_recover: Interval
+    retention: Interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +243,7 @@ class Results:
 
 def to_json(results: Results) -> str:
     """The text of results.json: the same results, the same bytes."""
-    data = {"schema": SCHEMA, "version": VERSION, **_plain(results)}
+    data = {"schema": SCHEMA, "version": VERSION, **plain(results)}
     return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -269,16 +275,16 @@ def read(path: Path) -> Results:
         raise UserError(f"cannot read {path}: {reason}; give a results.json") from None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """As JSON has it: bytes in hexadecimal, NaN and infinities as null."""
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Interval):
-        return {name: _plain(item) for name, item in value._asdict().items()}
+        return {name: plain(item) for name, item in value._asdict().items()}
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, float) and not math.isfinite(value):
@@ -287,7 +293,7 @@ def _plain(value: Any) -> Any:
 
 
 def _build(kind: Any, value: Any) -> Any:
-    """The value of that type that `_plain` wrote."""
+    """The value of that type that `plain` wrote."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is types.UnionType:  # str | None, float | None
         return None if value is None else _build(arguments[0], value)

@@ -1,7 +1,8 @@
 """Noise in the contexts of test items, and what a model makes of them.
 
 Continuations and choices stay as they are, so that what is scored is the same bytes for every
-model and under every noise. An item has its own random numbers, addressed by task and item: its
+model and under every noise. Jitter of segmentation changes no byte at all, but where a model's
+words or tokens begin. An item has its own random numbers, addressed by task and item: its
 noise depends on neither the model nor the other items.
 """
 
@@ -11,8 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from hat.errors import UserError
 from hat.evaluation.edits import Perturbed
-from hat.evaluation.perturbations import REGISTRY, find, perturb
+from hat.evaluation.perturbations import REGISTRY, find, find_words, perturb
 from hat.evaluation.perturbations.core import Perturbation
+from hat.evaluation.perturbations.segmentation import JITTERS, Jitter
 from hat.evaluation.scores import Cell, Key, ScoreFile
 from hat.evaluation.scoring import Score, Scorer
 from hat.evaluation.statistics import FEWEST_SEEDS
@@ -25,18 +27,24 @@ NAMES = (
     "antspeak-blt", "random-case", "keyboard", "ocr", "homoglyph", "add-diacritics",
     "merge-words", "split-words", "bit-flip",
 )  # fmt: skip
+Noise = Perturbation | Jitter
 ANSWER_BYTES = 64  # the longest generated answer
 
 
 def choose_perturbations(
     names: Sequence[str], misspelling: Perturbation | None = None
-) -> list[Perturbation]:
+) -> list[Noise]:
     """The perturbations of these names, each once, in order. A name may be that of a family, or
-    "all". misspelling: the one that is made from a list. UserError: an unknown name."""
-    known = {**REGISTRY, **({misspelling.name: misspelling} if misspelling else {})}
-    chosen: dict[str, Perturbation] = {}
+    "all": those of text. misspelling: the one that is made from a list. UserError: an unknown name.
+    """
+    known: dict[str, Noise] = dict(REGISTRY)
+    if misspelling is not None:
+        known[misspelling.name] = misspelling
+    everything = list(known.values())
+    known.update({jitter.name: jitter for jitter in JITTERS})
+    chosen: dict[str, Noise] = {}
     for name in names:
-        family = [p for p in known.values() if name in ("all", p.family)]
+        family = everything if name == "all" else [p for p in known.values() if p.family == name]
         for p in [known[name]] if name in known else family or [find(name)]:
             chosen[p.name] = p
     return list(chosen.values())
@@ -57,16 +65,20 @@ def check_plan(tasks: Sequence[Task], rates: Sequence[float], seeds: int) -> Non
 
 
 def noised_contexts(
-    task: Task, item: Item, perturbation: Perturbation, rate: float, seed: int
+    task: Task, item: Item, perturbation: Noise, rate: float, seed: int
 ) -> list[Perturbed]:
     """Every context of the item under noise. Contexts of one item share their numbers, so that a
-    beginning that they share is damaged alike."""
+    beginning that they share is damaged alike; protected words stay."""
+    if isinstance(perturbation, Jitter):
+        return _clean(item)
     item_id = f"{task.name}/{item.id}"
-    return [perturb(context, perturbation, rate, seed, item_id) for context in item.contexts]
+    return [perturb(context, perturbation, rate, seed, item_id,
+                    protect=find_words(context, item.protect))
+            for context in item.contexts]
 
 
 def cell_keys(
-    tasks: Sequence[Task], perturbations: Sequence[Perturbation], rates: Sequence[float], seeds: int
+    tasks: Sequence[Task], perturbations: Sequence[Noise], rates: Sequence[float], seeds: int
 ) -> list[Key]:
     """Every cell of an evaluation; the clean text first, then by perturbation and rate."""
     return [(task.name, None, 0.0, 0) for task in tasks] + [
@@ -79,13 +91,16 @@ def score_cells(
     scorer: Scorer,
     file: ScoreFile,
     tasks: Sequence[Task],
-    perturbations: Sequence[Perturbation],
+    perturbations: Sequence[Noise],
     rates: Sequence[float],
     seeds: int,
     done: Callable[[int], object] = lambda _: None,
 ) -> None:
     """Scores every cell that the file does not hold, and adds it: all seeds of a rate together.
-    done: told how many of the cells are there."""
+    done: told how many of the cells are there. UserError: jitter of the words of a model that has
+    none, or of generated answers."""
+    for jitter in (p for p in perturbations if isinstance(p, Jitter)):
+        _check_jitter(scorer, jitter, tasks)
     keys = cell_keys(tasks, perturbations, rates, seeds)
     missing: dict[tuple, list[Key]] = {}
     for key in keys:
@@ -105,10 +120,21 @@ def score_cells(
         done(count)
 
 
+def _check_jitter(scorer: Scorer, jitter: Jitter, tasks: Sequence[Task]) -> None:
+    """UserError: a model or a task that it cannot be asked of."""
+    if scorer.kind != "hat" and jitter.mode != "split":
+        raise UserError(f"{jitter.name} is of words, and tokens have only jitter-split; leave it "
+                        "out, or evaluate this model by itself")
+    for task in tasks:
+        if task.kind == "generation":
+            raise UserError(f"{jitter.name} is for items that are scored, and task {task.name} is "
+                            "generated; leave one of the two out")
+
+
 def _score(
     scorer: Scorer,
     task: Task,
-    noise: Perturbation | None,
+    noise: Noise | None,
     rate: float,
     seeds: Sequence[int],
     known: dict[tuple[bytes, bytes], Score],
@@ -119,7 +145,9 @@ def _score(
          for item in task.items]
         for seed in seeds
     ]  # fmt: skip
-    if task.kind == "generation":
+    if isinstance(noise, Jitter):
+        scored = _score_jittered(scorer, task, noise, rate, seeds)
+    elif task.kind == "generation":
         scored = _generate(scorer, task, noised)
     else:
         scored = _score_continuations(scorer, task, noised, known)
@@ -155,6 +183,13 @@ def _score_continuations(scorer, task: Task, noised: list[list[list[Perturbed]]]
             "truncated": _count(items, lambda score: score.truncated),
             "straddled": _count(items, lambda score: score.straddled),
         }
+
+
+def _score_jittered(scorer, task: Task, jitter: Jitter, rate: float, seeds: Sequence[int]):
+    """The fields of every cell: the same texts for every seed, read with other boundaries."""
+    clean = [[_clean(item) for item in task.items]]
+    for seed in seeds:
+        yield from _score_continuations(scorer.jittered(jitter.mode, rate, seed), task, clean, {})
 
 
 def _count(items: Iterable[Iterable[Score]], test: Callable[[Score], bool]) -> int:

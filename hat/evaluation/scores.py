@@ -6,11 +6,11 @@
 A cell is one task under one perturbation at one rate and seed (clean text: none, 0 and 0). Its
 line appears whole or not at all, and work that was stopped goes on with the cells that are missing.
 
-The head of items.jsonl is {"schema": "hat-robustness-items", "version": 1}; its lines are
-{"task", "kind", "id", "contexts", "continuations", "gold", "stop"}, as `tasks.Item` has them, with
-texts as strings. The head of scores is {"schema": "hat-robustness-scores", "version": 1, "model",
-"tasks", "misspellings"}: `ScoredModel`, the fingerprint of each task, and that of the list of
-misspellings, if there is one. The lines are `Cell`s, field by field.
+The head of items.jsonl is {"schema": "hat-robustness-items", "version": 2}; its lines are
+{"task", "kind", "id", "contexts", "continuations", "gold", "stop", "protect"}, as `tasks.Item` has
+them, with texts as strings. The head of scores is {"schema": "hat-robustness-scores", "version": 2,
+"model", "tasks", "misspellings"}: `ScoredModel`, the fingerprint of each task, and that of the list
+of misspellings, if there is one. The lines are `Cell`s, field by field.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 from hat.errors import UserError
 from hat.evaluation.tasks import Item, Task
 
-ITEMS_SCHEMA, SCORES_SCHEMA, VERSION = "hat-robustness-items", "hat-robustness-scores", 1
+ITEMS_SCHEMA, SCORES_SCHEMA, VERSION = "hat-robustness-items", "hat-robustness-scores", 2
 ITEMS_FILE, SCORES_FOLDER = "items.jsonl", "scores"
 
 
@@ -141,7 +141,7 @@ def items_text(tasks: Sequence[Task]) -> str:
                 "task": task.name, "kind": task.kind, "id": item.id,
                 "contexts": [text.decode() for text in item.contexts],
                 "continuations": [text.decode() for text in item.continuations],
-                "gold": item.gold, "stop": item.stop.decode(),
+                "gold": item.gold, "stop": item.stop.decode(), "protect": item.protect,
             })  # fmt: skip
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
@@ -153,7 +153,8 @@ def read_items(path: Path) -> list[Task]:
         for line in _read_lines(path, ITEMS_SCHEMA)[1:]:
             contexts, continuations = (tuple(text.encode() for text in line[name])
                                        for name in ("contexts", "continuations"))
-            item = Item(line["id"], contexts, continuations, line["gold"], line["stop"].encode())
+            item = Item(line["id"], contexts, continuations, line["gold"], line["stop"].encode(),
+                        tuple(line["protect"]))
             found.setdefault((line["task"], line["kind"]), []).append(item)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); score again") from None

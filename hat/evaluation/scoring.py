@@ -10,13 +10,16 @@ few lengths, so that few shapes are compiled.
 from __future__ import annotations
 
 import bisect
+import copy
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from hat.errors import UserError
+from hat.evaluation.perturbations.segmentation import jittered_units
 from hat.inference.generation import generate_with
 from hat.inference.sampling import Sampling
 from hat.inference.scoring import DocumentScore, make_rows, score_documents, score_pieces
@@ -69,6 +72,7 @@ class Scorer:
     ):
         self.model, self._params, self._rule = model, params, rule
         self._length, self._words, self._batch_size = row_length, row_words, batch_size
+        self._jitter: tuple[str, float, int] | None = None
         shares = [1]
         while row_length // (2 * shares[-1]) >= SHORTEST_ROW:
             shares.append(2 * shares[-1])
@@ -89,6 +93,14 @@ class Scorer:
         if isinstance(self.model, HatModel):
             return "hat"
         return "bytes" if self._rule.byte_lengths.max() == 1 else "subword"
+
+    def jittered(self, mode: str, rate: float, seed: int) -> Scorer:
+        """The same model, whose `continuations` are read with other boundaries of words or tokens
+        (`perturbations.segmentation`), in context and continuation. An item's numbers are of its
+        context, so that its choices are cut alike there."""
+        scorer = copy.copy(self)
+        scorer._jitter = (mode, rate, seed)
+        return scorer
 
     def continuations(self, pairs: Iterable[tuple[bytes, bytes]]) -> list[Score]:
         """The score of every (context, continuation); equal pairs are scored once.
@@ -147,7 +159,11 @@ class Scorer:
         if not continuation:
             raise ValueError("there is no continuation to score")
         rows = self._buckets[-1]
-        units = rows.units(context + continuation, ends=False)
+        if self._jitter is None:
+            units = rows.units(context + continuation, ends=False)
+        else:
+            item_id = hashlib.blake2b(context, digest_size=16).hexdigest()
+            units = jittered_units(self._rule, context + continuation, *self._jitter, item_id)
         ends, bounds = rows.byte_ends(units), word_bounds(units)
         size, words = len(units.ids), len(bounds) - 1
         charged = int(np.searchsorted(ends, len(context), "right"))

@@ -54,7 +54,10 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
         raise ValueError(f"results of shapes {first.shape} and {second.shape} are not paired")
     wins, losses = int((first & ~second).sum()), int((~first & second).sum())
     n = wins + losses
-    tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1))
+    tail = ways = 1  # strings of n results with at most, and with exactly, k wins (or losses)
+    for k in range(min(wins, losses)):
+        ways = ways * (n - k) // (k + 1)
+        tail += ways
     return min(1.0, 2 * tail / 2**n)
 
 
@@ -135,30 +138,43 @@ def ratio_bootstrap(
     every column of float[n, k] and float[n, k]; all columns resample the same items. An item's
     seeds are summed beforehand, so that they go in or out together. NaN where weights sum to 0: the
     estimate for all items, an end of the interval for draws that decide it."""
-    _check_level(level)
     n, k = np.shape(sums)
-    if n == 0:
-        raise ValueError("no items to resample")
     if k > _COLUMNS:
         parts = (np.split(x, range(_COLUMNS, k, _COLUMNS), axis=1) for x in (sums, weights))
         return [x for part in zip(*parts) for x in ratio_bootstrap(*part, seed, level, draws)]
-    stream, ratios = Stream(seed, "bootstrap"), []
     both = np.concatenate([sums, weights], axis=1, dtype=np.float64)
+    drawn, whole = resampled_sums(both, seed, draws), both.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        for lane, rows in enumerate(_blocks(draws, n)):
-            items = stream.below(lane, rows * n, n).reshape(rows, n)
-            items += n * np.arange(rows)[:, None]
-            counts = np.bincount(items.ravel(), minlength=rows * n).reshape(rows, n)
-            drawn = counts.astype(np.float64) @ both
-            ratios.append(drawn[:, :k] / drawn[:, k:])
-        whole = both.sum(axis=0)
-        estimates = whole[:k] / whole[k:]
-        lows, highs = np.quantile(
-            np.concatenate(ratios), [(1 - level) / 2, (1 + level) / 2], axis=0
-        )
-    numbers = np.array([estimates, lows, highs])
-    numbers[~np.isfinite(numbers)] = math.nan
-    return [Interval(*column, n) for column in numbers.T.tolist()]
+        ratios, estimates = drawn[:, :k] / drawn[:, k:], whole[:k] / whole[k:]
+    return [percentile_interval(estimate, column, n, level)
+            for estimate, column in zip(estimates.tolist(), ratios.T)]
+
+
+def resampled_sums(columns: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
+    """float64[draws, k]: the sums of the columns of float[n, k] over n items drawn with
+    replacement; all columns resample the same items, and so does any other call with this n and
+    seed. ValueError without items."""
+    columns = np.asarray(columns, np.float64)
+    n = len(columns)
+    if n == 0:
+        raise ValueError("no items to resample")
+    stream, drawn = Stream(seed, "bootstrap"), []
+    for lane, rows in enumerate(_blocks(draws, n)):
+        items = stream.below(lane, rows * n, n).reshape(rows, n) + n * np.arange(rows)[:, None]
+        counts = np.bincount(items.ravel(), minlength=rows * n).reshape(rows, n)
+        drawn.append(counts.astype(np.float64) @ columns)
+    return np.concatenate(drawn)
+
+
+def percentile_interval(
+    estimate: float, draws: np.ndarray, n: int, level: float = 0.95
+) -> Interval:
+    """The estimate between the percentiles of its draws; NaN for what is not finite, and for an end
+    that draws decide which are NaN or infinite."""
+    _check_level(level)
+    with np.errstate(invalid="ignore"):
+        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    return Interval(*(x if math.isfinite(x) else math.nan for x in (estimate, low, high)), n)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

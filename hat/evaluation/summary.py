@@ -1,7 +1,7 @@
 """From stored scores to results: every number of a report, computed without a model.
 
-All numbers but p-values are ratios of sums over items, so that one bootstrap serves them: an item
-brings a sum over its seeds and a weight, and items are resampled.
+All numbers but p-values and the calibration error are ratios of sums over items, so that one
+bootstrap serves them: an item brings a sum over its seeds and a weight, and items are resampled.
 """
 
 from __future__ import annotations
@@ -27,7 +27,16 @@ from hat.evaluation.results import (
     Task,
 )
 from hat.evaluation.scores import Scores
-from hat.evaluation.statistics import Interval, holm, mcnemar, ratio_bootstrap, sign_flips
+from hat.evaluation.statistics import (
+    Interval,
+    holm,
+    mcnemar,
+    percentile_interval,
+    ratio_bootstrap,
+    resampled_sums,
+    sign_flips,
+    wilson,
+)
 from hat.evaluation.table import Block, Table, make_table
 from hat.evaluation.tasks import Task as Items
 from hat.evaluation.worst import worst_examples
@@ -36,6 +45,7 @@ LEVEL = 0.95
 # What two models are compared in, by what they have: noised, and on clean text.
 COMPARED = ("noise_cost", "accuracy", "likeliest", "exact_match")
 COMPARED_CLEAN = ("bits_per_byte", "accuracy", "likeliest", "exact_match")
+RATES = ("accuracy", "accuracy_per_byte", "likeliest", "exact_match", "consistency")
 # Rates 0 or 1 of single items, for which clean text has an exact test.
 RIGHT_OR_WRONG = ("accuracy", "likeliest", "exact_match")
 
@@ -68,6 +78,9 @@ def summarize(
         its_tables = [tables[model.name, task.name] for task in tasks]
         for task, ratios in _ratios(its_tables, names, rates).items():
             intervals = _intervals(ratios)
+            for table in its_tables:
+                if table.task.name == task and table.task.kind == "choices":
+                    intervals.update(_calibration(table, names, rates))
             cells += _cells(model.name, task, names, rates, intervals)
             curves += _curves(model.name, task, names, intervals)
             keyed[model.name, task] = ratios
@@ -247,9 +260,38 @@ def _over_rates(
 
 
 def _intervals(ratios: dict[Where, Ratio]) -> dict[Where, Interval]:
-    """Of every ratio; those of the same items resample the same."""
+    """Of every ratio; those of the same items resample the same. Rates of clean text have Wilson's
+    interval, and so have those that are 0 or 1 in every item: resampled, they would seem sure."""
     sums, weights = (np.stack(parts, axis=1) for parts in zip(*ratios.values()))
-    return dict(zip(ratios, ratio_bootstrap(sums, weights, level=LEVEL)))
+    found = dict(zip(ratios, ratio_bootstrap(sums, weights, level=LEVEL)))
+    for where, ratio in ratios.items():
+        if where[2] in RATES:
+            n, right = len(ratio.sums), float(ratio.sums.sum())
+            if where[0] is None or right == 0 or (ratio.sums == 1).all():
+                found[where] = wilson(round(right), n, LEVEL)
+    return found
+
+
+def _calibration(
+    table: Table, names: Sequence[str], rates: Sequence[float]
+) -> dict[Where, Interval]:
+    """The calibration error of the likeliest choice, on clean text and under every noise. The bins
+    are those of all items; resampled items stay in theirs."""
+    blocks = {(None, 0.0): table.clean} | {
+        (name, rate): block
+        for name, its in zip(names, table.noised) for rate, block in zip(rates, its)
+    }  # fmt: skip
+    n, found = len(table.gold), {}
+    for where, block in blocks.items():
+        seeds, most = block.nats.shape[1:]
+        probabilities = metrics.choice_probabilities(-block.nats.reshape(-1, most))
+        right = (block.nats.argmin(axis=2) == table.gold[:, None]).ravel()
+        gaps = metrics.calibration_gaps(probabilities.max(axis=1), right)
+        gaps = gaps.reshape(n, seeds, -1).sum(axis=1)  # [n, bins]
+        draws = np.abs(resampled_sums(gaps)).sum(axis=1) / (n * seeds)
+        estimate = float(np.abs(gaps.sum(axis=0)).sum() / (n * seeds))
+        found[*where, "calibration_error"] = percentile_interval(estimate, draws, n, LEVEL)
+    return found
 
 
 def _cells(model, task, names, rates, intervals: dict[Where, Interval]) -> list[Cell]:

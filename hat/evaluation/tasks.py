@@ -10,7 +10,9 @@
 The first three are choices: `gold` counts from 0, and may be called `label`; `query` and `context`
 are the same. The fourth is a continuation: scored, and right as a cloze where it is the likeliest
 of all. The last is generated, up to `stop` (a newline unless given), and right where it equals one
-of `answers`, white space around it aside; `answer` may hold a single one. Other fields are ignored.
+of `answers`, white space around it aside; `answer` may hold a single one. `protect`, of any format,
+is a list of words that noise leaves as they are, in any case: ["Question", "Answer"], say. Other
+fields are ignored.
 
 A continuation or choice is set apart from its context by `delimiter`: a space unless given, and
 nothing where there is no context or one of the two has white space there. It is part of the
@@ -39,13 +41,15 @@ _GOLD_NAMES = ("gold", "label", "answer")
 class Item:
     """contexts: one for all continuations, or one for each. continuations: the choices, the one
     continuation, or the answers that count as right. gold: the right one, 0 without choices.
-    stop: where a generated answer ends. id: unique in its task."""
+    stop: where a generated answer ends. protect: words of contexts that noise leaves alone. id:
+    unique in its task."""
 
     id: str
     contexts: tuple[bytes, ...]
     continuations: tuple[bytes, ...]
     gold: int = 0
     stop: bytes = b"\n"
+    protect: tuple[str, ...] = ()
 
     def pairs(self) -> list[tuple[bytes, bytes]]:
         """Every continuation with its context."""
@@ -118,6 +122,7 @@ def read_task(path: Path, limit: int | None = None) -> Task:
 
 
 def _read_item(line: str, where: str, id: str) -> tuple[str, Item]:
+    """The kind of the item, and itself."""
     try:
         fields = json.loads(line)
     except ValueError as error:
@@ -125,6 +130,14 @@ def _read_item(line: str, where: str, id: str) -> tuple[str, Item]:
     if not isinstance(fields, dict):
         raise UserError(f"{where} is no JSON object; give fields such as context, continuation")
     read = _Fields(fields, where)
+    kind, item = _read_format(fields, read, where, id)
+    if "protect" in fields:
+        words = tuple(word.decode() for word in read.texts("protect"))
+        item = dataclasses.replace(item, protect=words)
+    return kind, item
+
+
+def _read_format(fields, read: _Fields, where: str, id: str) -> tuple[str, Item]:
     if "sentence_good" in fields or "sentence_bad" in fields:
         sentences = (read.text("sentence_good"), read.text("sentence_bad"))
         return "choices", Item(id, (b"",), sentences)

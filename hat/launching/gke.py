@@ -169,10 +169,10 @@ def _pod_script(launch: Launch) -> str:
     words = shell.train_words(launch, folder, hardware.processes, hardware.devices)
     index = "" if launch.tpu else 'export HAT_PROCESS_ID="$JOB_COMPLETION_INDEX"; '
     return (
-        f"{index}{shlex.join(words)} & child=$!; trap 'kill -TERM \"$child\"' TERM; status=0; "
-        # SIGTERM ends a wait early.
-        'while kill -0 "$child" 2>/dev/null; do status=0; wait "$child" || status=$?; done; '
-        '[ "$status" -eq 0 ] || exit "$status"; '
+        f"{index}{shlex.join(words)} & child=$!; trap 'kill -TERM \"$child\"' TERM; "
+        # SIGTERM ends a wait early, and a child may be gone before the first one: bash keeps its
+        # status for the last.
+        'while kill -0 "$child" 2>/dev/null; do wait "$child"; done; wait "$child" || exit; '
         f"[ -e {folder}/{shell.RESULT} ] || exit {shell.DRAINED_STATUS}"
     )
 

@@ -23,6 +23,7 @@ from hat.models.flops import linear_flops, segment_lengths, stack_flops, total
 from hat.models.layers import (
     Block,
     Linear,
+    Remat,
     RMSNorm,
     StackConfig,
     rope_table,
@@ -68,7 +69,7 @@ class HatConfig:
     guide_init: float = 1.0  # std factor of the guides' output projections
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of matrices and activations
     scan_layers: bool = True
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: Remat = "none"
     attention: Form = "auto"
 
     def __post_init__(self):

@@ -10,13 +10,15 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from hat.errors import UserError
-from hat.models.attention import Form, attend
+from hat.models.attention import KEPT, Form, attend
 from hat.models.rows import keep_rows
 
 
@@ -198,7 +200,7 @@ class Attention(nnx.Module):
         q, k, v = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        return rotate(q, rope), rotate(k, rope), v
+        return checkpoint_name((rotate(q, rope), rotate(k, rope), v), KEPT)
 
     def output(self, heads: jax.Array) -> jax.Array:
         """[B, T, H, K] -> [B, T, d]."""
@@ -251,8 +253,12 @@ def stack_attention(config: StackConfig, segment: jax.Array, form: Form) -> Atte
     return attention
 
 
+Remat = Literal["none", "dots", "attention", "full"]
 REMAT_POLICIES = {  # besides "none": what the forward pass may keep
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    # Queries, keys, values and, of the kernels that give them, attention's output and the log of
+    # its sums: a few widths a position, for a fifth of a Llama's forward pass and its attention.
+    "attention": jax.checkpoint_policies.save_only_these_names(KEPT),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 

@@ -15,7 +15,7 @@ from flax import nnx
 from hat.errors import UserError
 from hat.models.attention import Form
 from hat.models.flops import linear_flops, segment_lengths, stack_flops, total
-from hat.models.layers import Block, Linear, RMSNorm, StackConfig, run_blocks
+from hat.models.layers import Block, Linear, Remat, RMSNorm, StackConfig, run_blocks
 from hat.models.model import (
     Batch,
     Embedding,
@@ -44,7 +44,7 @@ class LlamaConfig:
     embedding_std: float = 0.02
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of matrices and activations
     scan_layers: bool = True
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: Remat = "none"
     attention: Form = "auto"  # behind hat.models.attention.attend
 
     def __post_init__(self):

@@ -56,11 +56,13 @@ class LanguageModel:
 
     Holds no arrays: parameters are a plain pytree that the caller owns. Subclasses say what a
     batch predicts (`targets`), how many backbone positions it spends (`words`) and how ids are
-    scored (`logits`).
+    scored (`logits`). Models of one class and config are equal, so that a function that is jitted
+    with the model as a static argument is compiled once for all of them.
     """
 
     def __init__(self, config, module_class):
         self.config = config
+        self._hash = hash((type(self), config))
         self._construct = functools.partial(module_class, config)
         module = nnx.eval_shape(lambda: self._construct(nnx.Rngs(0)))
         self._graph, state = nnx.split(module)
@@ -71,6 +73,12 @@ class LanguageModel:
             is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
         )
         self._logical_axes = nnx.to_pure_dict(names)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.config == other.config
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def init(self, key: jax.Array) -> Params:
         """Fresh float32 parameters; jit it with out_shardings to create them in place."""

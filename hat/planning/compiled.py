@@ -8,7 +8,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import re
 from pathlib import Path
 
 import jax
@@ -16,12 +15,14 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from hat.errors import UserError
+from hat.planning.compiler import Overflow, compile_step
 from hat.planning.formula import Plan
-from hat.planning.hlo import read_costs
+from hat.planning import hlo
 from hat.planning.roofline import Traffic, step_times
 from hat.planning.step import trace_step
 from hat.planning.topology import Topology
 from hat.training.experiment import Experiment
+from hat.training.run_folder import write_atomically
 from hat.training.sharding import AXES, make_mesh
 
 # libtpu looks for the machine it runs on, and refuses to share it. Here there is none to find.
@@ -57,71 +58,59 @@ def pod_mesh(experiment: Experiment, topology: Topology) -> Mesh:
         return Mesh(np.array(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def plan_by_compiling(experiment: Experiment, formula: Plan, cache: Path) -> Plan:
+def lower_step(experiment: Experiment, topology: Topology) -> jax.stages.Lowered:
+    """The step that `hat train` would run there, before the TPU compiler sees it."""
+    return trace_step(experiment, pod_mesh(experiment, topology)).lower()
+
+
+def plan_by_compiling(
+    experiment: Experiment, formula: Plan, cache: Path, cycles: bool = False
+) -> Plan:
     """The plan of `formula`, with what the compiler says in place of what the formulas say.
 
-    cache: a folder; a step that has been compiled before is read from it. Minutes otherwise.
+    cache: a folder; a step that has been compiled before is read from it. cycles: go on to machine
+    code, for the compiler's own estimate of time: minutes in place of seconds.
     """
     topology = formula.topology
-    lowered = trace_step(experiment, pod_mesh(experiment, topology)).lower()
+    lowered = lower_step(experiment, topology)
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu")]
-    program = "\n".join([topology.name, *versions, lowered.as_text()])
+    flags = os.environ.get("LIBTPU_INIT_ARGS", "")
+    reader = Path(hlo.__file__).read_text(encoding="utf-8")  # facts are as good as it is
+    program = "\n".join([topology.name, *versions, flags, str(cycles), reader, lowered.as_text()])
     path = cache / f"{hashlib.sha256(program.encode()).hexdigest()[:32]}.json"
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
-        facts = _compile(lowered, formula.mesh)
-        _write(path, facts)
-    if "needed" in facts:
-        return dataclasses.replace(
-            formula, memory=formula.state | {"temporaries": facts["needed"]}, compiled=True
-        )
-    memory = facts["memory"]
+        facts = _facts(experiment, topology, formula.mesh, cycles)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(facts))
+    held = sum(formula.state.values())
+    memory = formula.state | {"temporaries": facts["memory"] - held}
+    if "traffic" not in facts:
+        return dataclasses.replace(formula, memory=memory, compiled=True)
     work = dataclasses.replace(
         formula.work,
         hbm_bytes=facts["hbm_bytes"],
         traffic=tuple(Traffic(kind, tuple(axes), *rest) for kind, axes, *rest in facts["traffic"]),
+        products=tuple(map(tuple, facts["products"])),
         cycles=facts["cycles"],
     )
-    return dataclasses.replace(
-        formula,
-        memory=formula.state | {
-            "other arguments": memory["arguments"] - sum(formula.state.values()),
-            "temporaries": memory["temporaries"],
-        },
-        work=work,
-        times=step_times(work, topology, formula.mesh),
-        compiled=True,
-    )
+    times = step_times(work, topology, formula.mesh)
+    return dataclasses.replace(formula, memory=memory, work=work, times=times, compiled=True)
 
 
-def _compile(lowered: jax.stages.Lowered, mesh: dict[str, int]) -> dict:
+def _facts(experiment, topology, mesh: dict[str, int], cycles: bool) -> dict:
     try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        found = re.search(r"\(([\d.]+)([KMGT])\) exceeds available", str(error))
-        if not found:
-            raise
-        return {"needed": float(found[1]) * 2.0 ** (10 * (1 + "KMGT".index(found[2])))}
-    analysis, costs = compiled.memory_analysis(), read_costs(compiled.as_text(), mesh)
+        program = compile_step(experiment, topology, to_the_end=cycles)
+    except Overflow as overflow:
+        return {"memory": overflow.args[0]}
+    costs = hlo.read_costs(program.text, mesh)
     return {
-        "memory": {
-            "arguments": analysis.argument_size_in_bytes,
-            "temporaries": analysis.temp_size_in_bytes,
-        },
+        "memory": program.hbm_bytes,
         "hbm_bytes": costs.hbm_bytes,
-        "cycles": costs.cycles,
+        "products": [(one.flops * one.times, one.bytes * one.times) for one in costs.products],
+        "cycles": costs.cycles if cycles else None,
         "traffic": [
             (one.kind, one.axes, one.bytes * one.times, one.hidden) for one in costs.collectives
         ],
     }
-
-
-def _write(path: Path, facts: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(facts, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

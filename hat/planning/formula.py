@@ -5,8 +5,8 @@ f = fsdp, t = tensor, r = replica, and a micro-batch of m rows a chip:
 
 - parameters, moments and gradients are split f x t ways; a gathered copy of two layers is held
 - each micro-batch gathers all matrices over f once forward and once backward, in bfloat16, while
-  it computes, and sums their gradients over f and r, while it does not: libtpu 0.0.42 makes whole
-  sums of them, and no scatters
+  it computes, and scatters sums of their gradients over f and r, while it does not; what libtpu
+  0.0.42 does otherwise over many chips, see SCATTERED_CHIPS
 - each block sums its output over t twice in every pass
 - the compiler's temporaries, fitted to compiled steps, see FITTED below
 """
@@ -25,8 +25,12 @@ from hat.planning.topology import Topology
 from hat.training.experiment import Experiment
 from hat.training.sharding import check_rows, make_abstract_mesh
 
-# FITTED to the compiled step of launch/tpu.md.
-UNFUSED = 1.3  # bytes moved outside products, per byte that products move
+# Over more chips libtpu 0.0.42 gives every chip the whole sum of gradients, and over all chips of
+# a torus of three dimensions it gathers by sums as well, while nothing is computed.
+SCATTERED_CHIPS = 128
+
+# FITTED to the first compiled step of launch/tpu.md.
+UNFUSED = 0.6  # bytes moved outside products, per byte that products move
 PRODUCTS_HELD = 3.0  # of the largest product (attention scores), in the backward pass of a block
 POOLED_HELD = 3.0  # float32 copies of the bytes' values in the connector
 KEPT_WITHOUT_REMAT = 3.0  # bytes kept for the backward pass, per byte of the products' results
@@ -90,7 +94,7 @@ def plan_by_formula(experiment: Experiment, topology: Topology, outline: Outline
     check_rows(abstract, training.batch_size, training.accumulation_steps)
     params, moments = shard_bytes(outline, abstract)
     rows = training.batch_size // training.accumulation_steps // (mesh["replica"] * mesh["fsdp"])
-    work = _work(experiment, mesh, outline, rows)
+    work = _work(experiment, topology, mesh, outline, rows)
     return Plan(
         topology=topology,
         mesh=mesh,
@@ -128,7 +132,10 @@ def _temporaries(experiment, mesh, outline, rows, params) -> float:
         # operands alike, and the scores of attention.
         scores = outline.row.largest_product / tensor
         everything = KEPT_WITHOUT_REMAT * dots + scores * 1.5
-        per_row = {"full": edge, "dots": edge + dots, "none": everything}[remat]
+        attention = positions * projected / tensor * size
+        per_row = {
+            "full": edge, "attention": edge + attention, "dots": edge + dots, "none": everything,
+        }[remat]  # fmt: skip
         kept += stack.num_layers * rows * per_row
         widest = max(
             widest,
@@ -143,7 +150,7 @@ def _temporaries(experiment, mesh, outline, rows, params) -> float:
     return kept + widest + held + copies * params + params * size / 4
 
 
-def _work(experiment, mesh, outline, rows) -> Work:
+def _work(experiment, topology, mesh, outline, rows) -> Work:
     """Of one chip, with `rows` rows in each micro-batch."""
     steps, tensor, fsdp = experiment.training.accumulation_steps, mesh["tensor"], mesh["fsdp"]
     size = np.dtype(outline.model.config.dtype).itemsize
@@ -166,9 +173,15 @@ def _work(experiment, mesh, outline, rows) -> Work:
     # Twice forward, twice backward, and twice more where the forward pass runs again; a sum is a
     # scatter and a gather.
     sums = 2 * (4 if experiment.model.remat == "none" else 6)
+    gather = collective("all-gather", "fsdp", weights, 2 * steps, True)
+    gradients = collective("reduce-scatter", "fsdp", weights, steps, False)
+    if topology.is_pod and fsdp > SCATTERED_CHIPS:
+        gradients = collective("all-reduce", "fsdp", weights, 2 * steps, False)
+    if topology.chip.torus_dims == 3 and fsdp == topology.num_chips > SCATTERED_CHIPS:
+        gather = collective("all-reduce", "fsdp", weights, 4 * steps, False)
     traffic = (
-        collective("all-gather", "fsdp", weights, 2 * steps, True),
-        collective("all-reduce", "fsdp", weights, 2 * steps, False),
+        gather,
+        gradients,
         collective("all-reduce", "replica", weights / fsdp, 2 * steps, False),
         collective("all-reduce", "tensor", streams, sums * steps, False),
     )
@@ -176,6 +189,6 @@ def _work(experiment, mesh, outline, rows) -> Work:
         flops=share * outline.row.total_flops,
         kernel_flops=share * outline.row.kernel_flops,
         hbm_bytes=products + unfused,
-        unfused_bytes=unfused,
+        products=((share * outline.row.flops, products),),
         traffic=tuple(item for item in traffic if item.bytes),
     )

@@ -1,4 +1,4 @@
-"""What a compiled TPU program does, read off its text: collectives, bytes moved, cycles.
+"""What a compiled TPU program does, read off its text: collectives, products, bytes moved, cycles.
 
 XLA's own totals count the body of a loop once. Here the number of turns is read from the constant
 in the loop's condition. An asynchronous collective occurs several times under one channel; it is
@@ -53,27 +53,41 @@ class Collective:
 
 
 @dataclasses.dataclass(frozen=True)
+class Product:
+    """An instruction with products of matrices, run `times` times: each time's FLOPs and bytes."""
+
+    flops: float
+    bytes: float
+    times: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Costs:
-    """Of one run of a program on one chip."""
+    """Of one run of a program on one chip. Kernels written by hand are in none of it."""
 
     collectives: tuple[Collective, ...]
+    products: tuple[Product, ...]
     hbm_bytes: float
-    cycles: float  # the compiler's estimates, added up; collectives have none
+    cycles: float  # the compiler's estimates, added up, 0 before it has generated code
 
 
 def read_costs(text: str, mesh: dict[str, int]) -> Costs:
     """text: an optimized, scheduled module; mesh: sizes of the axes, the outermost first."""
     computations, entry = parse(text)
     collectives: list[Collective] = []
+    products: list[Product] = []
     moved = cycles = 0.0
     for name, times in scheduled(computations, entry):
         computation = computations[name]
         collectives += _collectives(computations, name, times, mesh)
         for instruction in computation.values():
-            moved += times * _bytes_moved(instruction, computation, computations)
+            size = _bytes_moved(instruction, computation, computations)
+            moved += times * size
+            if flops := _flops(instruction, computation, computations):
+                products.append(Product(flops, size, times))
             found = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
             cycles += times * int(found[1]) if found else 0
-    return Costs(tuple(collectives), moved, cycles)
+    return Costs(tuple(collectives), tuple(products), moved, cycles)
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -272,6 +286,55 @@ def axes_of(group: Iterable[int], mesh: dict[str, int]) -> tuple[str, ...]:
     return tuple(axis for axis, row in zip(mesh, places) if len(set(row.tolist())) > 1)
 
 
+# --- products -------------------------------------------------------------------------------------
+
+
+def _flops(instruction: Instruction, computation: Computation, computations) -> float:
+    """Of the matrix products in an instruction and in what it fuses."""
+    if instruction.opcode == "convolution":
+        return convolution_flops(
+            instruction.attributes,
+            *(_dims(computation[name].shape) for name in instruction.operands),
+            _dims(instruction.shape),
+        )
+    if instruction.opcode != "fusion":
+        return 0.0
+    return sum(
+        _flops(inner, computations[name], computations)
+        for name in _called(instruction, "calls")
+        for inner in computations[name].values()
+    )
+
+
+def convolution_flops(attributes: str, left: list[int], right: list[int], out: list[int]) -> float:
+    """A multiply-add as 2, taps that fall on padding as none. The TPU compiler writes every product
+    of matrices as a convolution, often with heads as positions of which padding leaves one tap."""
+    left_labels, right_labels, out_labels = re.search(
+        r"dim_labels=(\w+)_(\w+)->(\w+)", attributes
+    ).groups()
+    window = re.search(r"window=\{([^}]*)\}", attributes)
+    fields = dict(re.findall(r"(\w+)=([\d_x\-]+)", window[1] if window else ""))
+    flops = 2.0 * right[right_labels.index("i")]
+    flops *= math.prod(out[out_labels.index(label)] for label in "bf")
+    for label in filter(str.isdigit, out_labels):
+
+        def field(name: str, default: str) -> int:
+            values = fields[name].split("x") if name in fields else None
+            return int((values[int(label)] if values else default).split("_")[0])
+
+        stride, before = field("stride", "1"), field("pad", "0")
+        left_gap, right_gap = field("lhs_dilate", "1"), field("rhs_dilate", "1")
+        position = np.arange(out[out_labels.index(label)])[:, None] * stride - before
+        position = position + np.arange(right[right_labels.index(label)]) * right_gap
+        end = left[left_labels.index(label)] * left_gap
+        flops *= ((position >= 0) & (position < end) & (position % left_gap == 0)).sum()
+    return float(flops)
+
+
+def _dims(shape: str) -> list[int]:
+    return [int(dim) for dim in _ARRAY.search(shape)[2].split(",") if dim]
+
+
 # --- bytes of HBM ---------------------------------------------------------------------------------
 
 
@@ -291,21 +354,38 @@ def _bytes_moved(instruction, computation, computations) -> float:
     read = 0.0
     for number, shape in enumerate(operands):
         whole = sum(size for size, in_hbm in arrays(shape) if in_hbm)
-        read += min(whole, _part_read(inner, number)) if inner else whole
+        read += min(whole, _part_read(inner, number, computations)) if inner else whole
     if inner is None and opcode in ("dynamic-slice", "gather", "slice"):
         read = min(read, _size(instruction.shape))
-    written = sum(size for size, in_hbm in written if in_hbm)
-    roots = [i for i in (inner or {}).values() if i.opcode in ("dynamic-update-slice", "scatter")]
     if opcode == "dynamic-update-slice":
         update = _size(operands[1])
-        return 2 * min(update, written)
-    if len(roots) == 1 and _size(roots[0].shape) == _size(instruction.shape):
-        written = min(written, _update(roots[0], inner))  # in place: only what changes
-    return read + written
+        return 2 * min(update, sum(size for size, in_hbm in written if in_hbm))
+    if inner:  # in place: only what changes
+        written = [
+            (min(size, changed), in_hbm)
+            for (size, in_hbm), changed in zip(written, _changed(inner), strict=True)
+        ]
+    return read + sum(size for size, in_hbm in written if in_hbm)
 
 
-def _part_read(fused: Computation, number: int) -> float:
-    """Bytes that a fusion reads of its operand `number`, where it takes slices of it."""
+def _changed(fused: Computation) -> list[float]:
+    """Bytes that change of every array that a fusion gives: of an update in place, the update's."""
+    (root,) = (i for i in fused.values() if i.is_root)
+    results = [fused[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    changed = []
+    for result in results:
+        while result.opcode == "bitcast":
+            result = fused[result.operands[0]]
+        if result.opcode in ("dynamic-update-slice", "scatter"):
+            changed.append(_update(result, fused))
+        else:
+            changed += [math.inf] * len(arrays(result.shape))
+    return changed
+
+
+def _part_read(fused: Computation, number: int, computations) -> float:
+    """Bytes that a fusion, and those inside it, read of its operand `number`, where they take
+    slices of it; infinity where all of it is read."""
     (parameter,) = [
         i for i in fused.values() if i.opcode == "parameter" and i.operands == (str(number),)
     ]
@@ -321,6 +401,13 @@ def _part_read(fused: Computation, number: int) -> float:
             instruction.operands[0] in names
         ):
             total += 0.0  # overwritten in place
+        elif instruction.opcode == "fusion":
+            (called,) = _called(instruction, "calls")
+            total += sum(
+                _part_read(computations[called], place, computations)
+                for place, name in enumerate(instruction.operands)
+                if name in names
+            )
         else:
             return math.inf
     return total

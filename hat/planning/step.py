@@ -97,7 +97,7 @@ def add_attention(experiment: Experiment, row: Counted) -> Counted:
     kernels = [name for name in row.uncounted if re.search("splash|dot_product_attention", name)]
     if not kernels:
         return row
-    passes = 1 + 7 / 2 + (experiment.model.remat != "none")
+    passes = 1 + 7 / 2 + (experiment.model.remat in ("dots", "full"))
     flops = 0.0
     for stack, positions in stacks(experiment):
         block = block_size(positions)

@@ -13,7 +13,7 @@ from hat.planning.topology import Topology
 from hat.training.config import MeshConfig
 from hat.training.experiment import Experiment
 
-REMATS = ("full", "dots", "none")
+REMATS = ("full", "attention", "dots", "none")
 LARGEST_TENSOR = 16
 LARGEST_MICROBATCH = 8  # rows of a chip
 BATCH_FACTORS = (0.5, 1, 2)  # of the experiment's batch

@@ -2,8 +2,8 @@
 
 A HAT learns the text that a small Llama writes: from random parameters; from the Llama's blocks by
 the published recipe (frozen for the first tenth, then a tenth of the rate); and from the blocks,
-taught by the Llama itself in stages. The line to reach is the Llama's own bits per byte on the
-same held-out text.
+taught by the Llama itself: its states at the ends of words, and its next token read byte by byte.
+The line to reach is the Llama's own bits per byte on the same held-out text.
 
 With --teacher PATH the Llama is yours: a Hugging Face folder or a llama2.c .bin file (with its
 tokenizer, or --tokenizer FILE), or a run; it writes the text, unless --text names some. Otherwise a
@@ -30,19 +30,22 @@ TEACHER_TOKENS = 512
 class Size:
     """How large the experiment is.
 
-    num_bytes: that every way reads. text_bytes: that the teacher writes for it; they are read
-    several times. teacher_steps: of the Llama that is trained on the spot.
+    num_bytes: that every way reads; the teacher writes a half of them, which are read twice.
+    teacher_steps: of the Llama that is trained on the spot.
     """
 
-    num_bytes: int = 3_000_000
-    text_bytes: int = 1_500_000
-    heldout_bytes: int = 100_000
-    row_length: int = 1024
+    num_bytes: int = 800_000
+    heldout_bytes: int = 40_000
+    row_length: int = 512
     teacher_steps: int = 4000
-    evaluations: int = 15
+    evaluations: int = 10
+
+    @property
+    def text_bytes(self) -> int:
+        return self.num_bytes // 2
 
 
-SMOKE = Size(20_000, 20_000, 5_000, 256, 20, 2)
+SMOKE = Size(20_000, 5_000, 256, 20, 2)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,8 +138,10 @@ def make_teacher(out: Path, path: Path, tokenizer: Path | None) -> Path:
     from hat.inference.run import load_run
     from hat.reproduce.teacher_text import MOST_BYTES, ending_id
 
-    folder = out / "teacher"
-    if open_source(path, tokenizer).kind == "run":
+    folder, source = out / "teacher", open_source(path, tokenizer)
+    if source.tokenizer is None:
+        raise UserError(f"{path} has no tokenizer.json or tokenizer.model; give --tokenizer FILE")
+    if source.kind == "run":
         return path
     if (folder / "config.json").exists():
         return folder
@@ -201,12 +206,7 @@ def make_experiment(
     from hat.models.hat import ConnectorConfig, HatConfig
     from hat.models.layers import StackConfig
     from hat.training.config import PartConfig
-    from hat.training.distill_config import (
-        ChunkLikelihood,
-        DistillConfig,
-        NextBytes,
-        WordEmbeddings,
-    )
+    from hat.training.distill_config import DistillConfig, NextBytes, WordEmbeddings
     from hat.training.experiment import Experiment
 
     byte_stack = dict(
@@ -233,17 +233,16 @@ def make_experiment(
     training = dataclasses.replace(
         training, evaluate_every_steps=max(1, steps // size.evaluations)
     )
-    first = steps // 10
     if arm == "published":
-        parts = (PartConfig("backbone", multiplier=0.1, freeze_until_step=first),)
+        parts = (PartConfig("backbone", multiplier=0.1, freeze_until_step=steps // 10),)
     elif arm == "staged":
-        parts = (PartConfig("backbone", freeze_until_step=first),)
+        parts = (PartConfig("backbone", freeze_until_step=steps // 50),)
         objective = DistillConfig(
             str(teacher),
             (
-                WordEmbeddings(until_step=first),
+                WordEmbeddings(),
+                WordEmbeddings(layers=stack.num_layers, weight=2.0),
                 NextBytes(),
-                ChunkLikelihood(weight=1.0),
             ),
             bytes_per_token=1.5,
         )

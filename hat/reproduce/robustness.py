@@ -5,16 +5,16 @@ perturbation into the contexts of held-out text; and, given a text in another la
 goes on training each on it, to see how fast it is learnt and how much of the first is lost.
 
 About half an hour on two cores. Whatever is finished is not repeated: the same command resumes. OUT
-holds models/ and adapted/ (runs of hat train), text/, and what `hat evaluate robustness` writes.
+holds models/ and adapted/ (runs of hat train), text/, measured/ (nats of held-out text during
+adaptation), and what `hat evaluate robustness` writes.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
+import io
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +30,9 @@ from hat.data.sources import Skipped, Source
 from hat.data.splits import plan_splits
 from hat.errors import UserError
 from hat.evaluation import robustness
-from hat.evaluation.report import render
+from hat.evaluation.adaptation import Curve, bits_per_byte, cut, piece_nats
+from hat.evaluation.adaptation import summarize as summarize_adaptation
+from hat.evaluation.report import figures, render, svg
 from hat.evaluation.results import Adaptation, Results
 from hat.evaluation.scores import ITEMS_FILE, ScoreFile, Scores, items_text, score_path
 from hat.evaluation.scoring import Scorer
@@ -67,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", metavar="N", type=positive_int, default=60,
                         help="pieces of held-out text (default: 60)")
     parser.add_argument("--names", metavar="NAME", nargs="+", default=["all"],
-                        help="perturbations (default: all)")
+                        help="perturbations (default: all of text)")
     parser.add_argument("--adapt-bytes", metavar="N", type=positive_int, default=300_000,
                         help="of the second text that each model goes on with (default: 300,000)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of training (default: 0)")
@@ -82,6 +84,7 @@ def run(arguments: argparse.Namespace) -> dict:
         arguments.names = ["keyboard", "drop"]
     points = POINTS[-1:] if arguments.smoke else POINTS
     out: Path = arguments.out
+    require_same(arguments, out)
     first = divide(arguments.text, HELDOUT, out / "text" / "first")
     task = make_task(first.heldout, arguments.items)
     spent = {}
@@ -99,10 +102,25 @@ def run(arguments: argparse.Namespace) -> dict:
         adaptations = adapt(out, first, second, arguments.adapt_bytes, points, language)
         found = dataclasses.replace(found, adaptations=adaptations)
     found = dataclasses.replace(found, notes=tuple(notes))
-    files = write_report(render(found), out, overwrite=True)
+    files = write_report({**render(found), **pictures(found)}, out, overwrite=True)
     print("\n".join([*notes, table(found), *map(told, found.adaptations), *map(str, files)]))
     return {"files": [str(path) for path in files], "spent": spent,
             "adaptations": [dataclasses.asdict(a) for a in found.adaptations]}  # fmt: skip
+
+
+def require_same(arguments: argparse.Namespace, out: Path) -> None:
+    """UserError where OUT holds the same experiment with other numbers."""
+    fixed = ("text", "second", "flops", "items", "adapt_bytes", "seed", "smoke")
+    now = {name: getattr(arguments, name) for name in fixed}
+    path = out / "arguments.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in now.items():
+            if before.get(name) != value:
+                raise UserError(f"{out} was made with --{name.replace('_', '-')} "
+                                f"{before.get(name)}, not {value}; give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_file(path, (json.dumps(now, indent=1) + "\n").encode())
 
 
 # --- text and items -----------------------------------------------------------------------------
@@ -238,13 +256,15 @@ def train_to(experiment: Experiment, flops: float, folder: Path) -> dict[str, fl
 
 
 def finish(experiment: Experiment, folder: Path) -> None:
-    """Trains, unless the run has made all its steps."""
+    """Trains, unless the run has made all its steps. KeyboardInterrupt where it was told to stop
+    before: what is half trained is not to be measured."""
     result = folder / "result.json"
     if result.exists():
         done = json.loads(result.read_text(encoding="utf-8"))["step"]
         if done >= experiment.training.steps:
             return
-    train(experiment, folder)
+    if not train(experiment, folder)["finished"]:
+        raise KeyboardInterrupt
 
 
 # --- noise --------------------------------------------------------------------------------------
@@ -282,26 +302,45 @@ def adapt(
     What counts as recovered is the level that all models reach: that of the worst of them at the
     end.
     """
+    texts = [cut(divided.heldout, MEASURED_BYTES) for divided in (second, first)]
+    sizes = [np.array(list(map(len, pieces)), np.float64) for pieces in texts]
+
+    def measure(folder: Path) -> list[np.ndarray]:
+        """float64 [n]: nats of every piece, of the second and of the first text."""
+        scorer = Scorer.of_run(load_run(folder))
+        return [piece_nats(scorer, pieces) for pieces in texts]
+
     curves = {}
     for name in MODELS:
-        base = out / "models" / name
-        measured = [(0, *measure(base, first, second))]
+        base, adapted = out / "models" / name, out / "adapted" / name
         experiment = adaptation(base, second.train)
         _, each = mean_step(experiment)
-        for share in points:
-            steps = max(1, round(share * num_bytes / each))
-            finish(with_steps(experiment, steps), out / "adapted" / name)
-            trained = int(steps * each)
-            measured.append((trained, *measure(out / "adapted" / name, first, second)))
-            warn(f"{name}: after {trained:,} bytes of {language}, bits per byte "
-                 f"{measured[-1][1]:.3f}, of the first text {measured[-1][2]:.3f}")
-        curves[name] = tuple(zip(*measured))
-    target = max(new[-1] for _, new, _ in curves.values())
-    return tuple(
-        Adaptation(name, language, trained, new, old, target, bytes_to(target, trained, new),
-                   old[0] / old[-1])
-        for name, (trained, new, old) in curves.items()
-    )  # fmt: skip
+        steps = [0, *(max(1, round(share * num_bytes / each)) for share in points)]
+        measured = []
+        for its_steps in steps:
+            # A run that went on is no longer what it was at this point, so points are kept.
+            kept = out / "measured" / f"{name}-{its_steps}.npz"
+            if not kept.exists():
+                if its_steps:
+                    finish(with_steps(experiment, its_steps), adapted)
+                keep_arrays(kept, *measure(adapted if its_steps else base))
+            with np.load(kept) as arrays:
+                measured.append([arrays[key] for key in arrays.files])
+        new, old = (Curve(np.stack(nats, axis=1), its) for nats, its in zip(zip(*measured), sizes))
+        curves[name] = [int(n * each) for n in steps], new, old
+        for trained, *bits in zip(curves[name][0], bits_per_byte(new), bits_per_byte(old)):
+            warn(f"{name}: after {trained:,} bytes of {language}, bits per byte {bits[0]:.3f}, of "
+                 f"the first text {bits[1]:.3f}")
+    target = max(bits_per_byte(new)[-1] for _, new, _ in curves.values())
+    return tuple(summarize_adaptation(name, language, *found, target)
+                 for name, found in curves.items())
+
+
+def keep_arrays(path: Path, *arrays: np.ndarray) -> None:
+    file = io.BytesIO()
+    np.savez(file, *arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, file.getvalue())
 
 
 def adaptation(base: Path, source: Path) -> Experiment:
@@ -321,40 +360,27 @@ def adaptation(base: Path, source: Path) -> Experiment:
     )  # fmt: skip
 
 
-def measure(folder: Path, first: Divided, second: Divided) -> tuple[float, float]:
-    """Bits per byte of the second and of the first text, of the same held-out bytes for all."""
-    scorer = Scorer.of_run(load_run(folder))
-    found = []
-    for divided in (second, first):
-        documents = beginning(divided.heldout)
-        nats = sum(float(s.nats.sum(dtype=np.float64)) for s in scorer.rolling(documents))
-        found.append(nats / math.log(2) / sum(map(len, documents)))
-    return found[0], found[1]
+# --- pictures -----------------------------------------------------------------------------------
 
 
-def beginning(documents: list[bytes]) -> list[bytes]:
-    """The first MEASURED_BYTES of them."""
-    found, room = [], MEASURED_BYTES
-    for document in documents:
-        if room > 0:
-            found.append(document[:room])
-            room -= len(document)
-    return found
-
-
-def bytes_to(target: float, trained: tuple[int, ...], bits: tuple[float, ...]) -> float:
-    """After how many bytes the curve first reaches the target, between points on a line; NaN if
-    never."""
-    for (x0, y0), (x1, y1) in itertools.pairwise(zip(trained, bits)):
-        if y0 <= target:
-            return float(x0)
-        if y1 <= target:
-            return x0 + (x1 - x0) * (y0 - target) / (y0 - y1)
-    return math.nan
+def pictures(found: Results) -> dict[str, str]:
+    """The drawings of the report that a text about the experiment shows, by file name."""
+    (task,) = found.tasks
+    few = [noise for noise in found.perturbations if noise.name in robustness.NAMES]
+    drawn = {
+        "heat_map.svg": figures.heat_map(found, task.name, "mean_noise_cost"),
+        "severity.svg": figures.severity(
+            dataclasses.replace(found, perturbations=tuple(few)), task.name, "noise_cost"
+        ),
+        "adaptation.svg": figures.adaptation(found),
+    }
+    return {name: svg.sheet(name, figure.drawings, figure.legend)
+            for name, figure in drawn.items() if figure}  # fmt: skip
 
 
 def told(adaptation: Adaptation) -> str:
-    return (f"{adaptation.model}: {adaptation.language} {adaptation.new[0]:.3f} -> "
-            f"{adaptation.new[-1]:.3f} bits per byte in {adaptation.bytes[-1]:,} bytes; "
-            f"{adaptation.target:.3f} after {adaptation.bytes_to_recover:,.0f}; first text "
-            f"{adaptation.first[0]:.3f} -> {adaptation.first[-1]:.3f}")
+    new, first = ((x[0].estimate, x[-1].estimate) for x in (adaptation.new, adaptation.first))
+    return (f"{adaptation.model}: {adaptation.language} {new[0]:.3f} -> {new[1]:.3f} bits per byte "
+            f"in {adaptation.bytes[-1]:,} bytes; {adaptation.target:.3f} after "
+            f"{adaptation.bytes_to_recover.estimate:,.0f}; first text {first[0]:.3f} -> "
+            f"{first[1]:.3f}")

@@ -10,8 +10,8 @@ from pathlib import Path
 from hat.errors import UserError
 
 MOST_BYTES = 1000  # a document that has not ended by then is dropped
-AT_ONCE = 256  # documents drawn side by side
-ROUND = 1024  # documents between two reports, at most
+AT_ONCE = 64  # documents drawn side by side: their caches stay near the processor
+ROUND = 256  # documents between two reports, at most
 
 
 def write_text(run, path: Path, num_bytes: int, seed: int, say: Callable[[str], None]) -> None:

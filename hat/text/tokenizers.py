@@ -54,14 +54,7 @@ class Tokenizer:
         self.num_ids = -(-used // 8) * 8
         self._spellings = list(spellings) + [b""] * (self.num_ids - len(spellings))
         self.byte_lengths = np.array([len(s) for s in self._spellings], np.int32)
-        single = {s[0]: i for i, s in reversed(list(enumerate(spellings))) if len(s) == 1}
-        missing = sorted(set(range(256)) - set(single))
-        if missing:
-            raise UserError(
-                f"tokenizer {name} has no token for byte {missing[0]:#04x} and {len(missing) - 1} "
-                "more: use a byte-level BPE or a SentencePiece model with byte_fallback"
-            )
-        self._single = np.array([single[byte] for byte in range(256)], np.int32)
+        self._single = self._single_tokens(spellings)
         self.spells_apart = bool(apart)
         # "surrogateescape" decodes an invalid byte to U+DC80..U+DCFF.
         self._stretch = re.compile(f"([\udc80-\udcff{apart}]+)")
@@ -92,6 +85,18 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Writes the one file that `load_tokenizer(folder)` reads."""
         raise NotImplementedError
+
+    def _single_tokens(self, spellings: Sequence[bytes]) -> np.ndarray:
+        """int32 [256]: the token of each byte alone. UserError where there is none."""
+        single = {s[0]: i for i, s in reversed(list(enumerate(spellings))) if len(s) == 1}
+        missing = sorted(set(range(256)) - set(single))
+        if missing:
+            raise UserError(
+                f"tokenizer {self.name} has no token for byte {missing[0]:#04x} and "
+                f"{len(missing) - 1} more: use a byte-level BPE or a SentencePiece model with "
+                "byte_fallback"
+            )
+        return np.array([single[byte] for byte in range(256)], np.int32)
 
     def _encode_text(self, text: str) -> list[int]:
         raise NotImplementedError
@@ -194,20 +199,25 @@ class SentencePieceTokenizer(Tokenizer):
         return self._library.encode(text)
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """From a `.json` or `.model` file, or a folder with a tokenizer.json or tokenizer.model.
+FILES = (JsonTokenizer.FILE, SentencePieceTokenizer.FILE, "tokenizer.table")  # in a folder
 
-    A `.model` file is SentencePiece's, or tiktoken's as Llama 3 has it.
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """From a file of FILES (or of another name that ends like one), or a folder with one.
+
+    A `.model` file is SentencePiece's, or tiktoken's as Llama 3 has it; a `.table` is of windows
+    (hat.text.window_table).
     """
     path = Path(path)
-    kinds = {".json": JsonTokenizer, ".model": SentencePieceTokenizer}
     if path.is_dir():
-        files = [path / kind.FILE for kind in kinds.values() if (path / kind.FILE).is_file()]
+        files = [path / name for name in FILES if (path / name).is_file()]
         if not files:
-            raise UserError(f"{path}: neither tokenizer.json nor tokenizer.model in this folder")
+            raise UserError(f"{path}: none of {', '.join(FILES)} in this folder")
         path = files[0]
-    if path.suffix not in kinds:
-        raise UserError(f"{path}: a tokenizer is a tokenizer.json or a SentencePiece .model file")
+    if path.suffix not in (Path(name).suffix for name in FILES):
+        raise UserError(
+            f"{path}: a tokenizer is a tokenizer.json, a SentencePiece .model or a .table file"
+        )
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -215,6 +225,10 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     try:
         if path.suffix == ".json":
             return JsonTokenizer(data.decode())
+        if path.suffix == ".table":  # with its compiled loops, which the others do without
+            from hat.text.window_table import TableTokenizer, WindowTable
+
+            return TableTokenizer(WindowTable.from_bytes(data))
         if tiktoken_file.is_tiktoken(data):
             alphabet = {byte: character for character, byte in _BYTE_OF.items()}
             return JsonTokenizer(tiktoken_file.to_json(data, alphabet))
@@ -254,6 +268,33 @@ def train_bpe(documents: Iterable[bytes], vocab_size: int) -> JsonTokenizer:
     return JsonTokenizer(library.to_str())
 
 
+def train_sentencepiece(documents: Iterable[bytes], vocab_size: int) -> SentencePieceTokenizer:
+    """A unigram SentencePiece model with byte fallback that changes no character.
+
+    Trained on lines; their ends are a token of their own. Lines of 1,000 characters and more, and
+    invalid UTF-8, are left out of the training. UserError where the text has too few pieces.
+    """
+    import io
+
+    import sentencepiece
+
+    model = io.BytesIO()
+    texts = (document.decode("utf-8", "ignore") for document in documents)
+    lines = [line for text in texts for line in text.split("\n") if 0 < len(line) < 1000]
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=model, vocab_size=vocab_size,
+            model_type="unigram", byte_fallback=True, normalization_rule_name="identity",
+            remove_extra_whitespaces=False, add_dummy_prefix=False, user_defined_symbols=["\n"],
+            allow_whitespace_only_pieces=True,  # the indentation of code
+            num_threads=2, minloglevel=2,
+        )  # fmt: skip
+    except (RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"no SentencePiece model of {vocab_size} tokens: {reason}") from None
+    return SentencePieceTokenizer(model.getvalue())
+
+
 def _name(kind: str, content: bytes) -> str:
     return f"{kind}:{hashlib.sha256(content).hexdigest()[:16]}"
 
@@ -270,7 +311,13 @@ _BYTE_OF = _byte_level_alphabet()
 
 
 def _spell_byte_level(piece: str) -> bytes:
-    return bytes(_BYTE_OF[character] for character in piece)
+    try:
+        return bytes(_BYTE_OF[character] for character in piece)
+    except KeyError as error:
+        raise UserError(
+            f"the bytes of token {piece!r} cannot be known: {error} stands for no byte in "
+            "byte-level BPE"
+        ) from None
 
 
 def _spell_piece(piece: str) -> bytes:

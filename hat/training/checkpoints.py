@@ -12,6 +12,7 @@ the first process and told to the others.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -63,6 +64,11 @@ class Checkpoints:
         _silence_orbax()
         # More than the largest array, or Orbax refuses it; a fraction, since it counts in 10^9.
         gigabytes = None if host_bytes is None else Fraction(host_bytes + 1, 10**9)
+        in_turn = {} if gigabytes is None else {
+            "save_device_host_concurrent_gb": gigabytes,
+            "restore_concurrent_gb": gigabytes,
+            **_without_priority(),
+        }
         # The first save comes at once: a disk that cannot be written shows at the start of a run.
         saves = [policies.ContinuousCheckpointingPolicy(minimum_interval_secs=config.every_seconds)]
         keeps = [policies.LatestN(config.keep_recent)]
@@ -83,10 +89,7 @@ class Checkpoints:
                 self.directory,
                 # Named, or a manager that has not saved yet could not tell the arrays' names.
                 item_handlers={
-                    "state": ocp.PyTreeCheckpointHandler(
-                        save_device_host_concurrent_gb=gigabytes,
-                        **({} if gigabytes is None else {"restore_concurrent_gb": gigabytes}),
-                    ),
+                    "state": ocp.PyTreeCheckpointHandler(**in_turn),
                     "meta": ocp.JsonCheckpointHandler(),
                 },
                 options=options,
@@ -359,3 +362,29 @@ def _silence_orbax() -> None:
     logger = logging.getLogger("absl")
     if not any(isinstance(item, _NotOrbax) for item in logger.filters):
         logger.addFilter(_NotOrbax())
+
+
+def _without_priority() -> dict[str, Any]:
+    """Options of Orbax by which no array has priority: those that have are copied off the devices
+    all at once, whatever the limit. Orbax 0.12.8 ignores its public option for that."""
+    try:
+        from orbax.checkpoint._src.serialization import types
+
+        callback_class = types.DefaultSerializationStatusCallback
+        last = types.TransferPriority.ASYNCHRONOUS_DEPRIORITIZED
+    except (ImportError, AttributeError):
+        return {"is_prioritized_key_fn": lambda path: False}
+
+    class InTurn(callback_class):
+        def key_priority(self, keypath):
+            return last
+
+        def on_write_end(self, keypath):
+            gc.collect()  # the copies that are written hang in circles of references
+
+    handler = ocp.type_handlers.ArrayHandler(callback=InTurn())
+    return {
+        "type_handler_registry": ocp.type_handlers.create_type_handler_registry(
+            (jax.Array, handler)
+        )
+    }

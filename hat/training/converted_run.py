@@ -7,16 +7,19 @@ that takes a run for its parameters takes it; there is nothing to resume in it.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from hat import __version__
 from hat import config as configs
+from hat.errors import UserError
 from hat.models.model import LanguageModel, Params
 from hat.training.checkpoints import Checkpoints
 from hat.training.config import MeshConfig
@@ -52,10 +55,15 @@ def write_run(folder: Path, experiment: Experiment, params: Params) -> None:
 def read_params(
     folder: Path, model: LanguageModel, shardings: Params, parts: Sequence[str] | None = None
 ) -> Params:
-    """The parameters (of these parts) of the newest checkpoint, in the dtypes it has, placed."""
+    """The parameters (of these parts) of the newest checkpoint, in the dtypes it has, placed.
+
+    As many of them at a time as are not larger together than the largest: what is read stays in
+    memory beside its array until that is made.
+    """
     parts = model.parts if parts is None else parts
     abstract = {name: model.abstract_params()[name] for name in parts}
-    checkpoints = Checkpoints(folder, read_only=True, host_bytes=_largest(abstract))
+    largest = _largest(abstract)
+    checkpoints = Checkpoints(folder, read_only=True, host_bytes=largest)
     try:
         dtypes = checkpoints.param_dtypes()
 
@@ -66,12 +74,48 @@ def read_params(
             )
 
         places = {name: shardings[name] for name in parts}
-        return checkpoints.restore_params(jax.tree.map_with_path(placed, abstract, places))[0]
+        wanted = jax.tree.map_with_path(placed, abstract, places)
+        found: Params = {}
+        metas = []
+        for group in _groups(wanted, largest):
+            read, meta = checkpoints.restore_params(_nested(group))
+            jax.block_until_ready(read)
+            gc.collect()  # Orbax leaves what it read in circles of references
+            found = _nested([*jax.tree.leaves_with_path(found), *jax.tree.leaves_with_path(read)])
+            metas.append(meta)
+        if any(meta != metas[0] for meta in metas):
+            raise UserError(f"{folder} changes while it is read; wait until its training stops")
+        return found
     finally:
         checkpoints.close()
 
 
+def _groups(tree: Params, most: int) -> Iterator[list[tuple[tuple, Any]]]:
+    """(path, leaf) of a tree, so many at a time as have `most` bytes together, or one."""
+    group: list[tuple[tuple, Any]] = []
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if group and sum(map(_size, [*(leaf for _, leaf in group), leaf])) > most:
+            yield group
+            group = []
+        group.append((path, leaf))
+    yield group
+
+
+def _nested(leaves: Iterable[tuple[tuple, Any]]) -> Params:
+    """The tree of dicts with these leaves at these paths."""
+    tree: Params = {}
+    for (*groups, last), leaf in leaves:
+        node = tree
+        for key in groups:
+            node = node.setdefault(key.key, {})
+        node[last.key] = leaf
+    return tree
+
+
 def _largest(params: Params) -> int:
     """Bytes of the largest parameter."""
-    leaves = jax.tree.leaves(params)
-    return max(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
+    return max(map(_size, jax.tree.leaves(params)))
+
+
+def _size(leaf) -> int:
+    return math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize

@@ -57,8 +57,11 @@ class NextBytes(Term):
 class ByteProbabilities(Term):
     """KL from the teacher's exact distribution of the next byte, [T, 257], to the student's.
 
-    The distributions come from a `hat.training.distillation.ByteTeacher`.
+    stored: the folder that `hat byte-exact store` wrote; None computes them as training goes on,
+      which takes several times as long as a step of training.
     """
+
+    stored: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

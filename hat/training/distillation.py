@@ -8,14 +8,15 @@ only what its terms need.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hat import config as configs
 from hat.errors import UserError
 from hat.models.hat import EOT, NUM_BYTES, HatModel
 from hat.models.llama import LlamaConfig, LlamaModel
@@ -51,6 +52,7 @@ from hat.training.objectives import (
     language_modelling,
 )
 from hat.training.run_folder import read_experiment
+from hat.training.stored_probabilities import StoredProbabilities
 
 BLOCK_LOGITS = 1 << 22  # of the teacher at a time, in every row
 NUM_OUTCOMES = losses.NUM_OUTCOMES
@@ -119,14 +121,6 @@ class Distillation(Objective):
                     f"WordEmbeddings: layers={term.layers}, but the backbone has "
                     f"{student.num_layers} and the teacher {stack.num_layers}"
                 )
-        exact = None
-        if any(isinstance(term, ByteProbabilities) for term in config.terms):
-            if byte_teacher is None:
-                raise UserError(
-                    "ByteProbabilities needs exact byte probabilities of the teacher, which this "
-                    "command cannot give; use NextBytes"
-                )
-            exact = byte_teacher(config.teacher)
         flat = run.data.tokenizer == "bytes"
         tokenizer = ByteTokenizer() if flat else load_tokenizer(folder)
         if tokenizer.vocab_size > run.model.num_ids:
@@ -134,6 +128,7 @@ class Distillation(Objective):
                 f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and its embedding "
                 f"{run.model.num_ids} rows; put its own tokenizer there"
             )
+        exact = _open_byte_teacher(config, byte_teacher, origin_of(run, tokenizer))
         return cls(config, run.model.build(), tokenizer, folder, exact)
 
     def read_frozen(self, shardings: Params) -> Params:
@@ -143,19 +138,13 @@ class Distillation(Objective):
         batch = batch | self._view(batch)
         if self._byte_teacher is None:
             return batch
-        rows = [
-            self._byte_logprobs(ids, segment)
-            for ids, segment in zip(batch["bytes"], batch["segment"])
-        ]
-        return batch | {"byte_logprobs": np.stack(rows).view(np.int32)}  # batches are int32
-
-    def _byte_logprobs(self, ids: np.ndarray, segment: np.ndarray) -> np.ndarray:
-        """float32 [T, 257]: of what follows every id; zeros at padding."""
-        out = np.zeros((len(ids), NUM_OUTCOMES), np.float32)
-        for begin, end in segment_bounds(segment):
-            text = document_bytes(ids[begin:end])
-            out[begin : begin + len(text) + 1] = self._byte_teacher.logprobs(text)
-        return out
+        # Of what follows every id, float32; zeros at padding.
+        out = np.zeros((*batch["bytes"].shape, NUM_OUTCOMES), np.float32)
+        found = list(row_texts(batch))
+        logprobs = self._byte_teacher.logprobs_of([text for _, _, text in found])
+        for (row, begin, text), its in zip(found, logprobs, strict=True):
+            out[row, begin : begin + len(text) + 1] = its
+        return batch | {"byte_logprobs": out.view(np.int32)}  # batches are int32
 
     def loss(self, stage: int, frozen: Params) -> Loss:
         terms = self._config.active(self.starts[stage])
@@ -267,6 +256,42 @@ class Distillation(Objective):
 
         places = [losses.following(batch[name]) for name in ("depth", "low", "high")]
         return losses.in_blocks(score, self._block, last, *places)
+
+
+def row_texts(batch: HostBatch) -> Iterator[tuple[int, int, bytes]]:
+    """Row, first id and text of every document, or piece of one, in a batch of HAT rows."""
+    for row, (ids, segment) in enumerate(zip(batch["bytes"], batch["segment"])):
+        for begin, end in segment_bounds(segment):
+            yield row, begin, document_bytes(ids[begin:end])
+
+
+def origin_of(teacher: Experiment, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What tells a teacher from another, kept beside stored probabilities; JSON."""
+    return {"model": configs.to_dict(teacher.model), "tokenizer": tokenizer.name}
+
+
+def _open_byte_teacher(
+    config: DistillConfig, opener: ByteTeacherOpener | None, origin: dict[str, Any]
+) -> ByteTeacher | None:
+    """For the term ByteProbabilities; None: there is no such term."""
+    stored = {term.stored for term in config.terms if isinstance(term, ByteProbabilities)}
+    if not stored:
+        return None
+    if len(stored) > 1:
+        raise UserError("terms: ByteProbabilities are stored in two places; give one")
+    folder = stored.pop()
+    if folder is not None:
+        probabilities = StoredProbabilities(Path(folder))
+        found = {name: probabilities.origin.get(name) for name in origin}
+        if differing := configs.differences(found, origin, ("stored", "teacher")):
+            raise UserError(f"{folder} is of another teacher: {'; '.join(differing[:4])}")
+        return probabilities
+    if opener is None:
+        raise UserError(
+            "ByteProbabilities needs exact byte probabilities of the teacher, which this "
+            "command cannot give; store them with hat byte-exact store, or use NextBytes"
+        )
+    return opener(config.teacher)
 
 
 def _scaled(loss: Loss, weight: float, model, params, batch) -> tuple[jax.Array, Measures]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,16 +34,13 @@ class MetricsWriter:
     """
 
     def __init__(self, out_dir: str | Path, step: int = 0):
-        # Imported here: reading metrics and drawing them needs no event writer.
-        from tensorboardX import SummaryWriter
-
         out_dir = Path(out_dir)
         out_dir.mkdir(parents=True, exist_ok=True)
         path = out_dir / METRICS_FILE
         if path.exists():
             _keep_until(path, step)
         self._file = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(out_dir / TENSORBOARD_FOLDER), purge_step=step + 1)
+        self._events = summary_writer()(str(out_dir / TENSORBOARD_FOLDER), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, float | int]) -> None:
         """One line for `step`, on disk for readers when this returns."""
@@ -92,6 +90,23 @@ def _keep_until(path: Path, step: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def summary_writer():
+    """TensorBoard's event writer. Imported where it is needed: reading metrics needs none.
+
+    Without PyTorch, which tensorboardX would import where it is installed, for the type of its
+    tensors alone: seconds at the start of every run.
+    """
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # so that importing it fails, as tensorboardX expects
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 def _finite(value: float | int) -> float | int | None:

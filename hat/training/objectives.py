@@ -90,11 +90,16 @@ class Objective:
 
 
 class ByteTeacher(Protocol):
-    """Exact probabilities of the next byte under a model of tokens (issue 6 gives one)."""
+    """Exact probabilities of the next byte under a model of tokens.
 
-    def logprobs(self, text: bytes) -> np.ndarray:
-        """float32 [len(text) + 1, 257]: for every prefix of a text, from the empty one, natural
-        log-probabilities of the 256 bytes and of the end of the text after it."""
+    Computed as training goes on (hat.commands.byte_teachers), or looked up
+    (hat.training.stored_probabilities).
+    """
+
+    def logprobs_of(self, texts: Sequence[bytes]) -> Sequence[np.ndarray]:
+        """float [T + 1, 257] for every text of T bytes: for each of its prefixes, from the empty
+        one, natural log-probabilities of the 256 bytes and of the end of the text after it. Rows
+        sum to 1."""
 
 
 ByteTeacherOpener = Callable[[str], ByteTeacher]  # from the folder of a run
@@ -105,8 +110,8 @@ def make_objective(
 ) -> Objective:
     """The objective of an experiment.
 
-    byte_teacher: for a loss with the term ByteProbabilities. UserError: a teacher that is not
-    there or does not fit.
+    byte_teacher: for the term ByteProbabilities where none are stored. UserError: a teacher that
+    is not there or does not fit.
     """
     if experiment.training.objective is None:
         return Objective()

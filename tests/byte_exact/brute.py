@@ -117,6 +117,7 @@ class TableEvaluator:
 
     window = None
     max_nodes = 64
+    max_rows = 2
 
     def __init__(self, model: TokenModel, num_ids: int):
         self.table, self.num_ids = model, num_ids

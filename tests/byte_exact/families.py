@@ -82,13 +82,24 @@ def tokenizer(family: str, size: int = 340) -> Tokenizer:
     return JsonTokenizer(json.dumps(spec))
 
 
-def _sentencepiece(size: int) -> bytes:
+@functools.cache
+def with_fill_in() -> Tokenizer:
+    """That of gpt2, with the special tokens of fill-in-the-middle."""
+    spec = json.loads(tokenizer("gpt2")._text)
+    flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+    size = len(spec["model"]["vocab"])
+    for number, part in enumerate(("prefix", "suffix", "middle")):
+        spec["added_tokens"].append({"id": size + number, "content": f"<|fim_{part}|>", **flags})
+    return JsonTokenizer(json.dumps(spec))
+
+
+def _sentencepiece(size: int, model_type: str = "bpe") -> bytes:
     import sentencepiece
 
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXT.splitlines()), model_writer=out, vocab_size=size + 60,
-        model_type="bpe", byte_fallback=True, character_coverage=0.98, minloglevel=2,
+        model_type=model_type, byte_fallback=True, character_coverage=0.98, minloglevel=2,
         hard_vocab_limit=False, normalization_rule_name="identity",
     )
     return out.getvalue()

@@ -59,6 +59,16 @@ def test_an_encoding_is_the_one_way_through(family):
     check()
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama3-whole", "sentencepiece"])
+def test_all_followers_at_once_are_each_by_itself(family):
+    """The walk along merges against the pairs one by one."""
+    vocabulary, rule = canonical(family)
+    tokens = vocabulary.order
+    for left in tokens[:: len(tokens) // 60].tolist():
+        each = [rule._pairs.allowed(left, right) for right in tokens.tolist()]
+        np.testing.assert_array_equal(rule._pairs.after(left, tokens), each)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_mask_is_what_steps_say(family):
     vocabulary, rule = canonical(family)

@@ -13,7 +13,7 @@ from hat.byte_exact.model import END, chosen, lost
 from hat.byte_exact.token_bytes import Vocabulary
 from hat.byte_exact.tokenized import TokenizedModel
 from tests.byte_exact.brute import Reference, TableEvaluator, TokenModel, all_texts, random_table
-from tests.byte_exact.families import tokenizer
+from tests.byte_exact.families import TEXT, tokenizer
 
 TOLERANCE = 1e-9  # of probabilities: sums of float64 in another order
 
@@ -67,6 +67,37 @@ def test_every_prefix_as_by_listed_covers(family, text):
             assert lost(whole).max() < TOLERANCE
 
 
+def counted(family: str) -> TokenModel:
+    """A trained model: how often a token followed another in the text of the tokenizers, of which
+    other tokens get a thousandth."""
+    its = tokenizer(family)
+    counts = np.full((its.num_ids + 1, its.num_ids), 1e-3 / its.num_ids)
+    for line in TEXT.splitlines(keepends=True):
+        ids = its.encode(line.encode()).tolist()
+        for last, token in zip([its.num_ids, *ids], [*ids, its.eot]):
+            counts[last, token] += 1
+    counts /= counts.sum(axis=1, keepdims=True)
+    return lambda tokens: counts[tokens[-1] if tokens else its.num_ids]
+
+
+@pytest.mark.parametrize("family, text", [
+    ("llama3", "we'l"), ("gpt2", "   g"), ("qwen2", "😀"), ("o200k", "DON'"), ("fallback", "世x"),
+    ("starcoder", "a12"), ("deepseek", " 12 "),
+])  # fmt: skip
+def test_a_trained_model(family, text):
+    its, text, table = tokenizer(family), text.encode(), counted(family)
+    rows = {law: table_model(its, table, law).logprobs(text) for law in LAWS}
+    for t in range(len(text) + 1):
+        for law in LAWS:
+            listed = reference(family).masses(table, text[:t], law)
+            before = reference(family).prefix(table, text[:t], law)
+            assert np.abs(np.exp(rows[law][t]) - listed / before).sum() / 2 < TOLERANCE
+    # What is trained on encodings hardly leaves them, and beginnings are likelier, the more count.
+    prefix = {law: chosen(rows[law], text)[:-1].cumsum() for law in LAWS}
+    assert (prefix["canonical"] <= prefix["last-free"] + TOLERANCE).all()
+    assert (prefix["last-free"] <= prefix["all"] + TOLERANCE).all()
+
+
 def masked_to_valid(family: str, table: TokenModel) -> TokenModel:
     """The table with the tokens left out after which no text is encoded so, and an end only where
     the encoding of the text ends; renormalised."""
@@ -93,22 +124,29 @@ def test_on_valid_tokens_alone_the_laws_are_one():
         assert lost(rows[law]).max() < TOLERANCE
 
 
-def test_all_against_every_token_string():
-    """No notion of a cover: every string of up to five tokens, grouped by its bytes."""
+@pytest.mark.parametrize("law", ["all", "canonical"])
+def test_against_every_token_string(law):
+    """No notion of a cover: every string of up to five tokens, grouped by its bytes; for law
+    canonical, of a model that never leaves the encodings."""
     its, longest = tokenizer("gpt2"), 5
     active = [its._spellings.index(text) for text in (b"t", b"h", b"e", b"th", b"re", b"r")]
     random = random_table(its.num_ids, 3)
 
+    @functools.cache
     def table(tokens):
         p = np.zeros(its.num_ids)
         p[[*active, its.eot]] = random(tokens)[[*active, its.eot]]
+        for token in active:
+            text = its.decode([*tokens, token])
+            if law == "canonical" and its.encode(text).tolist() != [*tokens, token]:
+                p[token] = 0.0
         if len(tokens) >= longest:
             p[active] = 0.0
         return p / p.sum()
 
     texts = all_texts(table, its._spellings, active, longest)
     assert sum(texts.values()) == pytest.approx(1.0, abs=1e-12)
-    model = table_model(its, table, "all")
+    model = table_model(its, table, law)
     for text in (b"thre", b"rere", b"tthth"):
         rows = np.exp(model.logprobs(text))
         for t in range(len(text) + 1):

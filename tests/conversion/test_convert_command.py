@@ -84,6 +84,16 @@ def test_a_hat_around_it_is_trained(work, capsys, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, load_run(tmp_path / "run").params, hat.params)
 
 
+def test_a_config_of_another_backbone_is_fitted(work, capsys, tmp_path):
+    """What is written is a run whose folder is a config to train, with the Llama's own backbone."""
+    other = ("--config", work / "config.py", "--set", "model.backbone.num_layers=7", "--fit")
+    call(capsys, "convert", work / "llama", "--to", "hat", *other, "--out", tmp_path / "hat")
+    hat, llama = load_run(tmp_path / "hat"), load_run(work / "native")
+    assert hat.model.config.backbone == llama.model.config.stack
+    counted = call(capsys, "params", tmp_path / "hat", "--set", f"init={tmp_path / 'hat'}")
+    assert counted["total_parameters"] == sum(hat.model.parameter_counts().values())
+
+
 def test_init_of_another_model_is_one_line(work, capsys, tmp_path):
     for source, said in (("native", "does not fit"), ("nowhere", "nowhere")):
         words = ["train", work / "config.py", "--out", tmp_path / source]
@@ -172,6 +182,7 @@ def refuse(capsys, tmp_path, said, *words):
         (("{work}/llama", "--to", "hat"), "--config"),
         (("{work}/llama", "--to", "native", "--config", "{work}/config.py"), "--config"),
         (("{work}/native", "--to", "hf", "--set", "name=a"), "--set"),
+        (("{work}/native", "--to", "hf", "--fit"), "--fit goes with --to hat"),
         (("{work}/llama", "--to", "native", "--set", "model.num_token=9"), "num_tokens"),
         (("{work}/llama", "--to", "native", "--set", "model.stack.num_layers=2"), "unexpected"),
         (("{work}/llama", "--to", "native", "--tokenizer", "{work}/none.json"), "none.json"),

@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
+DEVICES = "--xla_force_host_platform_device_count"
+
 CONFIG = """
 from pathlib import Path
 from tests.training import tiny
@@ -33,13 +35,16 @@ def free_port() -> int:
 
 
 def environment(cache: Path, devices: int = 1, **more: str) -> dict[str, str]:
-    """That of a process with so many virtual devices, and nothing of the tests' own cluster."""
+    """That of a process with so many virtual devices, and nothing of the tests' own cluster. It
+    compiles quickly, as the tests do."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("HAT_")}
+    flags = inherited.get("XLA_FLAGS", "").split()
+    others = [flag for flag in flags if not flag.startswith(DEVICES)]
     return inherited | {
         "PYTHONPATH": str(ROOT),
         "HAT_CACHE": str(cache),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": " ".join([*others, f"{DEVICES}={devices}"]),
     } | more
 
 

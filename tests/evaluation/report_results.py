@@ -43,6 +43,12 @@ def comparison(noise: str | None, difference: float, p_holm: float, **changes) -
     return Comparison(**{**values, **changes})
 
 
+def adaptation(model, new, first, bytes_to_recover: Interval, retention: float) -> Adaptation:
+    new, first = (tuple(map(interval, values)) for values in (new, first))
+    return Adaptation(model, "German", (0, 1_000_000), new, first, 2.2, bytes_to_recover,
+                      interval(retention))
+
+
 def results() -> Results:
     cells, curves = [], []
     for model in (BYTES, SUBWORD):
@@ -87,8 +93,8 @@ def results() -> Results:
             Example(SUBWORD, TASK, "copa-7", "keyboard", 0.1, 3, context, edits, b" & ran.", 3.0, 9.5),
         ),
         adaptations=(
-            Adaptation(BYTES, "German", (0, 1_000_000), (3.0, 2.0), (1.9, 2.1), 2.2, 700_000.0, 0.905),
-            Adaptation(SUBWORD, "German", (0, 1_000_000), (4.0, 2.5), (1.85, 2.4), 2.2, math.nan, 0.771),
+            adaptation(BYTES, (3.0, 2.0), (1.9, 2.1), interval(700_000.0, 90_000.0), 0.905),
+            adaptation(SUBWORD, (4.0, 2.5), (1.85, 2.4), Interval(*[math.nan] * 3, 40), 0.771),
         ),
         notes=("Trained on the same bytes.",),
     )  # fmt: skip

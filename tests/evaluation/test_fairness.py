@@ -40,14 +40,35 @@ def test_costs_and_premiums_by_hand(folder):
     english, russian = by_name["eng_Latn"], by_name["rus_Cyrl"]
     # 15 + 11 bytes; 4 + 3 words of four bytes, 3 + 3 between white space
     assert (english.bytes, english.words, english.positions, english.longest) == (26, 6, 7, 4)
-    assert set(english.premiums.values()) == {1.0}
+    assert set(english.premiums.values()) == {(1.0, 1.0, 1.0, 2)}
     # 20 + 13 bytes, 5 + 4 words of four bytes, 2 + 1
     assert (russian.bytes, russian.words, russian.positions) == (33, 3, 9)
-    assert russian.premiums == {"byte": 33 / 26, "word": 0.5, "position": 9 / 7}
-    assert russian.bytes_per_position == 33 / 9
+    assert estimates(russian.premiums) == {"byte": 33 / 26, "word": 0.5, "position": 9 / 7}
+    assert russian.bytes_per_position.estimate == 33 / 9
+    # Twice one of the two sentences, or both: a quarter of all draws are twice the first.
+    word = russian.premiums["word"]
+    assert (word.low, word.high, word.n) == (1 / 3, 2 / 3, 2)
     german = by_name["deu_Latn"]
-    assert result.scripts["Latn"]["byte"] == pytest.approx(math.sqrt(german.bytes / 26))
-    assert result.scripts["Cyrl"] == pytest.approx(russian.premiums)
+    assert result.scripts["Latn"]["byte"].estimate == pytest.approx(math.sqrt(german.bytes / 26))
+    assert estimates(result.scripts["Cyrl"]) == pytest.approx(estimates(russian.premiums))
+
+
+def estimates(premiums) -> dict[str, float]:
+    return {cost: interval.estimate for cost, interval in premiums.items()}
+
+
+def test_premiums_of_many_sentences_have_the_width_of_their_ratio():
+    """Against the standard error of a ratio of means (delta method), within 5 %."""
+    generator = np.random.default_rng(0)
+    sizes = generator.integers(5, 40, size=(400, 2))
+    texts = {name: [b"x" * size for size in column]
+             for name, column in zip(("eng_Latn", "deu_Latn"), sizes.T.tolist())}
+    german = fairness.measure(FixedStride(4), texts, "eng_Latn").languages[1]
+    ratio = sizes[:, 1].sum() / sizes[:, 0].sum()
+    error = (sizes[:, 1] - ratio * sizes[:, 0]).std() / 400**0.5 / sizes[:, 0].mean()
+    premium = german.premiums["byte"]
+    assert premium.high - premium.low == pytest.approx(2 * 1.96 * error, rel=0.05)
+    assert premium.estimate == ratio and premium.n == 400
 
 
 def test_rules_count_their_own_units(folder):
@@ -68,11 +89,10 @@ def test_rules_count_their_own_units(folder):
 def test_dispersion_against_its_definitions():
     values = np.random.default_rng(0).uniform(0.5, 4, size=7)
     found = fairness.dispersion(values)
-    assert found.max_over_min == values.max() / values.min()
-    assert found.log_deviation == pytest.approx(np.log(values).std())
     pairs = np.abs(values[:, None] - values[None, :]).mean()
-    assert found.gini == pytest.approx(pairs / (2 * values.mean()))
-    assert fairness.dispersion([2.0, 2.0, 2.0]) == fairness.Dispersion(1, 0, 0)
+    expected = (values.max() / values.min(), np.log(values).std(), pairs / (2 * values.mean()))
+    assert found == pytest.approx(expected)
+    assert fairness.dispersion(np.array([2.0, 2.0, 2.0])) == (1, 0, 0)
 
 
 @pytest.mark.parametrize("name, content, message", [
@@ -112,8 +132,8 @@ def test_the_command_compares_rules(folder, capsys, tmp_path):
     assert main([*argv, "--reference", "deu_Latn"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "words"
-    assert sum(line.startswith("deu_Latn") and "    1.00     1.00        1.00" in line
-               for line in out) == len(rules)
+    own = [line for line in out if line.startswith("deu_Latn")]
+    assert len(own) == len(rules) and all(line.count("1.00 [1.00, 1.00]") >= 3 for line in own)
 
 
 @pytest.mark.parametrize("argv, message", [

@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).with_name("golden_perturbations.txt")
 MISSPELLING = misspell({"child": ("chlid", "cild"), "the": ("teh",), "weiß": ("weis",)})
 KNOWN = [*REGISTRY.values(), MISSPELLING]
 every = pytest.mark.parametrize("perturbation", KNOWN, ids=lambda p: p.name)
-quick = settings(max_examples=40)
+quick = settings(max_examples=25)
 
 
 @every
@@ -81,7 +81,7 @@ def test_valid_utf8_stays_valid(perturbation, text, rate):
 
 
 @pytest.mark.parametrize("perturbation", [p for p in KNOWN if p.keeps_words], ids=lambda p: p.name)
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(texts, rates)
 def test_words_are_kept(perturbation, text, rate):
     result = perturb(text.encode(), perturbation, rate, 3, "x")

@@ -142,6 +142,23 @@ def test_other_items_are_refused(files, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_jitter_moves_words_and_no_bytes(files, tmp_path, capsys):
+    plan = ["--names", "jitter-split", "--rates", "0.4", "--batch-size", "3"]
+    assert main(command(files, tmp_path / "out", plan=plan, tasks=("cloze",))) == 0
+    found = {cell.model: cell.metrics
+             for cell in results.read(tmp_path / "out" / "results.json").cells if cell.rate}
+    assert found["hat"]["position_ratio"].estimate > 1.2
+    assert found["hat"]["noise_cost"].estimate != 0
+    assert found["flat"]["position_ratio"].estimate == 1  # as many bytes, all of them the same
+    assert found["flat"]["noise_cost"].estimate == 0 == found["flat"]["edit_rate"].estimate
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "rate, of every character inside a word" in page
+    capsys.readouterr()
+    plan[1] = "segmentation"  # all four: the flat model has no words to merge
+    assert main(command(files, tmp_path / "all", plan=plan, runs=("flat",), tasks=("cloze",))) == 2
+    assert "jitter-merge is of words, and tokens have only jitter-split" in one_line(capsys)
+
+
 def one_line(capsys) -> str:
     err = capsys.readouterr().err
     lines = [line for line in err.splitlines() if line.startswith("hat: error: ")]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hat.errors import UserError
+from hat.evaluation.perturbations.segmentation import jitter, jittered_units
 from hat.evaluation.scoring import Scorer
-from hat.text.tokenizers import train_bpe
+from hat.text.tokenizers import ByteTokenizer, train_bpe
+from tests.evaluation.texts import rates
 from tests.inference.helpers import (
     ByteTokens,
     SmallSplitter,
@@ -24,6 +28,7 @@ from tests.inference.helpers import (
 TOLERANCE = 1e-3  # nats of up to 60 ids of about 6 each, fp32 sums in another order
 ROW = dict(row_length=64, row_words=24, batch_size=3)
 CORPUS = [b"the cat and the hat that the other cat had; then the end of the tale\n"] * 20
+BPE = train_bpe(CORPUS, 280)
 PAIRS = [
     (b"a few words", b" here"),
     (b"wor", b"ld of"),  # inside a word
@@ -45,7 +50,7 @@ def flat() -> Scorer:
 
 @pytest.fixture(scope="module")
 def subword() -> Scorer:
-    return Scorer(*built(llama_config(num_tokens=280)), train_bpe(CORPUS, 280), **ROW)
+    return Scorer(*built(llama_config(num_tokens=280)), BPE, **ROW)
 
 
 def reference(scorer: Scorer, pairs) -> list[float]:
@@ -194,3 +199,48 @@ def test_what_is_generated_is_the_likeliest(flat):
 
 def test_kinds(hat, flat, subword):
     assert [scorer.kind for scorer in (hat, flat, subword)] == ["hat", "bytes", "subword"]
+
+
+class JitteredSplitter(SmallSplitter):
+    """A rule of its own whose boundaries are those of the jitter."""
+
+    def __init__(self, mode: str, item_id: str):
+        self._options = mode, 0.4, 7, item_id
+
+    def split(self, data):
+        return jitter(data.tobytes(), super().split(data), *self._options)
+
+
+@pytest.mark.parametrize("mode", ["merge", "split", "delay", "move"])
+def test_jitter_is_another_rule_for_the_same_text(hat, mode):
+    context, continuation = b"a few words of a line", b" and here"
+    (clean,) = hat.continuations([(context, continuation)])
+    (score,) = hat.jittered(mode, 0.4, 7).continuations([(context, continuation)])
+    item_id = hashlib.blake2b(context, digest_size=16).hexdigest()
+    other = Scorer(*built(hat_config()), JitteredSplitter(mode, item_id), **ROW)
+    assert other.continuations([(context, continuation)]) == [score]
+    assert score.nats != clean.nats
+    assert (score.positions > clean.positions) == (mode == "split")
+    assert hat.jittered(mode, 0.0, 7).continuations([(context, continuation)]) == [clean]
+    assert hat.continuations([(context, continuation)]) == [clean]
+
+
+@settings(max_examples=40)
+@given(st.binary(max_size=40), rates)
+def test_jittered_tokens_are_the_same_text(text, rate):
+    rule = BPE
+    text = b"the cat " + text
+    units = jittered_units(rule, text, "split", rate, 1, "x")
+    assert b"".join(rule.token_bytes(int(id)) for id in units.ids) == text
+    if rate == 1:  # a boundary before every character: no token holds two
+        assert max(len(rule.token_bytes(int(id))) for id in units.ids[:8]) == 1
+
+
+def test_jitter_of_models_without_words(flat, subword):
+    pair = (b"the cat and the hat", b" that the other cat had")
+    assert subword.jittered("split", 0.9, 1).continuations([pair])[0].positions > \
+        subword.continuations([pair])[0].positions  # fmt: skip
+    with pytest.raises(UserError, match="jitter-merge is of words, and tokens have only jitter-sp"):
+        subword.jittered("merge", 0.9, 1).continuations([pair])
+    bytewise = Scorer(flat.model, flat._params, ByteTokenizer(), **ROW)
+    assert bytewise.jittered("split", 0.9, 1).continuations([pair]) == bytewise.continuations([pair])

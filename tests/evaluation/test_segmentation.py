@@ -19,7 +19,7 @@ def split(data: bytes):
     return SPLITTER.split(np.frombuffer(data, np.uint8))
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(any_bytes, modes, rates)
 def test_a_jittered_split_is_a_split(data, mode, rate):
     before, after = split(data), jitter(data, split(data), mode, rate, 1, "x")
@@ -35,7 +35,7 @@ def test_a_jittered_split_is_a_split(data, mode, rate):
             assert (after.starts <= before.starts).all()
 
 
-@settings(max_examples=300)
+@settings(max_examples=80)
 @given(any_bytes, any_bytes, modes, rates)
 def test_what_is_known_depends_on_no_later_byte(data, more, mode, rate):
     whole = jitter(data + more, split(data + more), mode, rate, 1, "x")

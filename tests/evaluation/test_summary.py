@@ -15,7 +15,7 @@ from scipy import stats
 from hat.errors import UserError
 from hat.evaluation import metrics, results, statistics
 from hat.evaluation.perturbations import REGISTRY
-from hat.evaluation.robustness import check_plan, choose_perturbations
+from hat.evaluation.robustness import check_plan, choose_perturbations, noised_contexts
 from hat.evaluation.scores import (
     Cell,
     ScoredModel,
@@ -29,6 +29,7 @@ from hat.evaluation.scores import (
     require_same_items,
     score_path,
 )
+from hat.evaluation.statistics import Interval
 from hat.evaluation.summary import summarize
 from hat.evaluation.tasks import Item, Task
 
@@ -41,7 +42,7 @@ CLOZE = Task("cloze", "continuation", tuple(
     Item(str(i), (b"another context %d" % i,), (b" end" * (1 + i),)) for i in range(8)
 ))  # fmt: skip
 SPOKEN = Task("cute", "generation", (Item("1", (b"Spell:",), (b"a b",)),
-                                     Item("2", (b"Spell: x",), (b"x",))))
+                                     Item("2", (b"Spell: x",), (b"x",), protect=("spell",))))
 TASKS = (CHOICES, CLOZE, SPOKEN)
 
 
@@ -127,15 +128,28 @@ def test_choices(found):
         return np.array([np.argmin(np.array(row) / (size if per_byte else 1))
                          for row, size in zip(nats, sizes)])  # fmt: skip
 
+    def sureness(name, rate, seed):
+        return [1 / np.exp(min(row) - np.array(row)).sum()
+                for row in scores.cells["copa", name, rate, seed].nats]
+
     clean = chosen(None, 0.0, 0)
     clean_accuracy = np.mean(clean == gold)
     assert clean_accuracy > CHOICES.chance
-    assert cell(found, "first", "copa", None, 0.0)["accuracy"].estimate == clean_accuracy
+    on_clean = cell(found, "first", "copa", None, 0.0)["accuracy"]
+    assert on_clean == statistics.wilson(int((clean == gold).sum()), len(gold))
+    assert on_clean.estimate == clean_accuracy
     for name, rate in itertools.product(NAMES, RATES):
         metric = cell(found, "first", "copa", name, rate)
         noised = [chosen(name, rate, s) for s in range(SEEDS)]
         accuracy = np.mean([answers == gold for answers in noised])
         assert metric["accuracy"].estimate == pytest.approx(accuracy)
+        sure = np.array([sureness(name, rate, s) for s in range(SEEDS)])
+        right = np.array(noised) == gold
+        found_error = metric["calibration_error"]
+        # Of all items and seeds together, in the order in which the summary has them.
+        expected = metrics.calibration_error(sure.T.ravel(), right.T.ravel())
+        assert found_error.estimate == pytest.approx(expected)
+        assert 0 <= found_error.low < found_error.high <= 1 and found_error.n == len(gold)
         by_byte = np.mean([chosen(name, rate, s, True) == gold for s in range(SEEDS)])
         assert metric["accuracy_per_byte"].estimate == pytest.approx(by_byte)
         expected = metrics.robustness_score(accuracy, clean_accuracy, CHOICES.chance)
@@ -256,16 +270,21 @@ def test_examples_are_the_worst_items(found):
             assert e.context[start:end] != replacement
 
 
+SURE = Interval(2.0, 1.5, 2.5, 7)
+
+
 def test_results_survive_the_file(found, tmp_path):
     adapted = dataclasses.replace(found, notes=("x",), adaptations=(
-        results.Adaptation("first", "deu", (0, 5), (3.0, 2.0), (2.0, 2.5), 2.1, math.nan, 0.8),))
+        results.Adaptation("first", "deu", (0, 5), (SURE, SURE), (SURE, SURE), 2.1,
+                           Interval(math.nan, 3.0, math.nan, 7), SURE),))
     text = results.to_json(adapted)
     (tmp_path / "results.json").write_text(text, encoding="utf-8")
     again = results.read(tmp_path / "results.json")
     # NaN is not equal to itself, so the texts are compared; and a number in the middle.
     assert results.to_json(again) == text
     assert again.cells[3] == found.cells[3] and again.comparisons[0].difference.n == 12
-    assert math.isnan(again.adaptations[0].bytes_to_recover)
+    assert math.isnan(again.adaptations[0].bytes_to_recover.estimate)
+    assert again.adaptations[0].retention == SURE
     assert again.examples == found.examples
 
 
@@ -336,9 +355,32 @@ def test_only_what_all_have_is_compared():
         summarize(TASKS, [partial], PERTURBATIONS, RATES, SEEDS)
 
 
+def test_what_is_never_right_is_not_sure_to_be_wrong():
+    """Of an answer that is always, or never, right the resampled interval would be a point."""
+    never, always = (
+        Scores(SCORES[0].model, SCORES[0].tasks, None, {
+            key: dataclasses.replace(its, correct=[right] * len(its.correct))
+            for key, its in SCORES[0].cells.items()
+        })
+        for right in (False, True)
+    )  # fmt: skip
+    for scores, right in ((never, 0), (always, 2)):
+        found = summarize(TASKS, [scores], PERTURBATIONS, RATES, SEEDS)
+        for name, rate in ((None, 0.0), (NAMES[0], RATES[0])):
+            exact = cell(found, "first", "cute", name, rate)["exact_match"]
+            assert exact == statistics.wilson(right, 2)
+
+
+def test_protected_words_stay():
+    (drop,) = choose_perturbations(["drop"])
+    item = Item("1", (b"Question: where?", b"A question?"), (b" x",), protect=("Question",))
+    noised = noised_contexts(CLOZE, item, drop, 1.0, 0)
+    assert [context.text for context in noised] == [b"Question", b"question"]
+
+
 def test_plans():
     assert [p.name for p in choose_perturbations(["drop", "hat", "drop"])] == [
-        "drop", "hat-permute", "hat-replace", "hat-delete", "hat-uppercase"]
+        "drop", "hat-permute", "hat-replace", "hat-delete", "hat-uppercase", "hat-editor"]
     assert [p.name for p in choose_perturbations(["all"])] == list(REGISTRY)
     with pytest.raises(UserError, match="did you mean keyboard"):
         choose_perturbations(["keybord"])

@@ -33,10 +33,18 @@ def write(path, *lines):
     ({"prompt": "2+2=", "answer": "4"}, "generation", Item("1", (b"2+2=",), (b"4",))),
     ({"prompt": "Spell", "answers": ["a", "b"], "stop": "\""},
      "generation", Item("1", (b"Spell",), (b"a", b"b"), stop=b"\"")),
+    ({"context": "Question: x?", "continuation": "y", "protect": ["Question", "Größe"]},
+     "continuation", Item("1", (b"Question: x?",), (b" y",), protect=("Question", "Größe"))),
 ])
 def test_every_format(tmp_path, fields, kind, item):
     task = read_task(write(tmp_path / "copa.jsonl", fields))
     assert (task.name, task.kind, task.items) == ("copa", kind, (item,))
+
+
+def test_protected_words_are_texts(tmp_path):
+    item = {"context": "a", "continuation": "b", "protect": "Question"}
+    with pytest.raises(UserError, match='t.jsonl:1: protect is "Question"; give a list of texts'):
+        read_task(write(tmp_path / "t.jsonl", item))
 
 
 def test_pairs_chance_and_fingerprint(tmp_path):

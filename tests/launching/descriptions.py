@@ -65,16 +65,20 @@ sys.exit(int(statuses[min(len(mine), len(statuses)) - 1]))
 
 
 class Shell:
-    """Runs scripts with programs of our own, and reads what these were called with."""
+    """Runs scripts with programs of our own, in an empty folder (scripts prefer the `hat` of the
+    folder that they are in, as this checkout is one), and reads what these were called with."""
 
     def __init__(self, folder: Path):
         self.programs, self._calls = folder / "programs", folder / "calls"
         self.programs.mkdir(parents=True)
+        self._empty = folder / "empty"
+        self._empty.mkdir()
 
     def program(self, name: str, text: str = RECORDER) -> None:
-        """Makes `name` a program; a recorder unless `text` is given."""
+        """Makes `name` a program; a recorder unless `text` is given. {python} is an interpreter
+        that starts quickly, without site-packages."""
         path = self.programs / name
-        path.write_text(text.replace("{python}", sys.executable))
+        path.write_text(text.replace("{python}", f"{sys.executable} -IS"))
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
     def run(self, *argv: str, **variables: str) -> subprocess.CompletedProcess:
@@ -85,7 +89,9 @@ class Shell:
             "LANG": "C.UTF-8",
             **variables,
         }
-        return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60)
+        return subprocess.run(
+            argv, env=environment, cwd=self._empty, capture_output=True, text=True, timeout=60
+        )
 
     def calls(self, name: str) -> list[tuple[list[str], dict[str, str]]]:
         """(arguments, environment) of every call of the program `name`, in order."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shlex
 import signal
 import subprocess
 import time
@@ -153,6 +152,17 @@ def test_the_status_of_a_pod_says_whether_the_run_is_over(bash, tmp_path, monkey
     folder.mkdir(parents=True)
     (folder / "result.json").write_text("{}")
     assert run_pod(bash, launch).returncode == 0
+
+
+def test_a_run_that_ends_before_the_pod_looks_keeps_its_status(bash, tmp_path, monkeypatch):
+    monkeypatch.setattr(shell, "MOUNT", str(tmp_path))
+    bash.program("hat")
+    command = [expanded(word, {}) for word in container_of(LAUNCHES["gke_tpu"][1])["command"]]
+    # The pod sets its trap only after the child is over and bash has seen it.
+    late = 'trap() { while kill -0 "$child" 2>/dev/null; do :; done; }; '
+    for status, expected in (("3", 3), ("0", shell.DRAINED_STATUS)):
+        result = bash.run(*command[:2], late + command[2], STATUSES_hat=status)
+        assert (result.returncode, len(bash.calls("hat"))) == (expected, 1)
 
 
 SLOW_TO_SAVE = """\
@@ -388,12 +398,10 @@ def test_values_arrive_as_they_were_written(tmp_path_factory, values, variable):
     command = bash.calls("xpk")[0][0][-1].removeprefix("--command=")
     bash.run("bash", "-c", expanded(command, {}))
     assert received() == expected
-    # Of the startup script, the part that trains: what stands before it needs a host. It prefers
-    # the `hat` of the folder it is in, which may be this checkout's: so in an empty one.
+    # Of the startup script, the part that trains: what stands before it needs a host.
     _, cd, script = tpu_vm.render(launches["tpu_vm"])["startup.sh"].rpartition("cd /opt/hat\n")
     assert cd
-    aside = f"cd {shlex.quote(str(folder))}; stopping=1; hostname() {{ :; }}; gcloud() {{ :; }}\n"
-    bash.run("bash", "-c", aside + script)
+    bash.run("bash", "-c", "stopping=1; hostname() { :; }; gcloud() { :; }\n" + script)
     assert received() == expected
 
 

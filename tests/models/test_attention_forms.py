@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from hat.errors import UserError
 from hat.models import attention
 from hat.models.attention import chunked, cudnn, plain, splash
+from hat.models.layers import REMAT_POLICIES
 from hat.training.config import MeshConfig
 from hat.training.sharding import AXES, batch_sharding, make_abstract_mesh, make_mesh
 from tests.models import toy
@@ -199,6 +201,24 @@ def test_splash_lowers_for_a_tpu_that_is_not_there():
         *abstract_inputs(1536, 128)
     )
     assert exported.mlir_module().count("stablehlo.custom_call @tpu_custom_call") == 3
+
+
+@pytest.mark.parametrize("remat, kernels", [("full", 4), ("attention", 3)])
+def test_remat_attention_runs_no_kernel_again(remat, kernels):
+    """One forward and two backward, and where nothing is kept the forward one once more."""
+
+    @functools.partial(jax.checkpoint, policy=REMAT_POLICIES[remat])
+    def form(q, k, v, *, segment):
+        q, k, v = checkpoint_name((q, k, v), plain.KEPT)
+        return jnp.sin(splash.attend_splash(q, k, v, segment=segment))
+
+    def loss(q, k, v, segment):
+        return jnp.sum(form(q, k, v, segment=segment))
+
+    exported = jax.export.export(jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2))), platforms=["tpu"])(
+        *abstract_inputs(512, 64)
+    )
+    assert exported.mlir_module().count("stablehlo.custom_call @tpu_custom_call") == kernels
 
 
 def test_attend_is_splash_on_a_pod_that_is_not_there():

@@ -36,6 +36,7 @@ def logits_and_gradient(**changes):
     [
         dict(scan_layers=False),
         dict(remat="dots"),
+        dict(remat="attention", attention="chunked"),
         dict(remat="full", scan_layers=False),
     ],
     ids=str,

@@ -1,16 +1,17 @@
 """The notebooks run from top to bottom, on models of a few thousand parameters.
 
 All in one kernel, whose imports are most of the time; what one notebook defines is forgotten
-before the next, and each takes up what the one before left on disk, as a reader's would.
+before the next, and each takes up what those before left on disk, as a reader's would.
 """
 
 from __future__ import annotations
 
-import os
+import re
 from pathlib import Path
 
 import pytest
 
+from tests.distributed import processes
 from tests.training import tiny
 
 pytest.importorskip("ipykernel", reason="notebooks run in ipykernel, which is not installed")
@@ -46,7 +47,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def kernel(folder):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HAT_CACHE": str(folder / "cache")}
+    environment = processes.environment(folder / "cache")
     manager = AsyncKernelManager()
     run_sync(manager.start_kernel)(env=environment, cwd=str(folder))
     yield manager
@@ -64,32 +65,25 @@ def execute(kernel, number: int, parameters: dict):
     NotebookClient(notebook, km=kernel, timeout=SECONDS).execute()
     outputs = [output for c in notebook.cells for output in c.get("outputs", ())]
     text = "".join(o["text"] for o in outputs if o.get("name") == "stdout")
-    return text, sum("image/png" in o.get("data", {}) for o in outputs)
+    pictures = ("image/png", "image/svg+xml")
+    return text, sum(any(kind in o.get("data", {}) for kind in pictures) for o in outputs)
 
 
-def test_01_train_a_hat(kernel, folder):
-    text, pictures = execute(kernel, 1, {
+@pytest.fixture(scope="module")
+def trained(kernel, folder):
+    """What notebook 01 said; its HAT is folder / "run". Each process of a test run has its
+    own."""
+    return execute(kernel, 1, {
         "CONFIG": str(folder / "experiment.py"),
         "CHANGES": ["training.steps=5"],
         "RUN": str(folder / "run"),
     })  # fmt: skip
-    assert "def |  area( | radius): |" in text
-    assert "bits per byte of text that it never saw" in text
-    assert "---" in text and r"\xff" in text and pictures == 1
 
 
-def test_02_look_inside(kernel, folder):
-    if not (folder / "run").exists():
-        pytest.skip("looks into the run of notebook 01, whose test did not run")
-    text, pictures = execute(kernel, 2, {
-        "RUN": str(folder / "run"), "TEXT": "def f(x):\n    return x + 1\n",
-    })  # fmt: skip
-    assert "27 bytes in 10 words" in text and "d      def            BOS" in text
-    assert "with guides" in text and pictures == 2
-
-
-def test_03_llama_to_bytes(kernel, folder):
-    text, pictures = execute(kernel, 3, {
+@pytest.fixture(scope="module")
+def converted(kernel, folder):
+    """What notebook 03 said; its Llama is folder / "llama" / "llama"."""
+    return execute(kernel, 3, {
         "LLAMA": None,
         "LLAMA_CONFIG": str(folder / "llama.py"),
         "LLAMA_CHANGES": BACKBONE,
@@ -97,8 +91,57 @@ def test_03_llama_to_bytes(kernel, folder):
         "CHANGES": ["training.steps=5"],
         "FOLDER": str(folder / "llama"),
     })  # fmt: skip
+
+
+@pytest.fixture
+def runs(folder, trained, converted) -> list[str]:
+    """A HAT and a subword Llama."""
+    return [str(folder / "run"), str(folder / "llama" / "llama")]
+
+
+def test_01_train_a_hat(trained):
+    text, pictures = trained
+    assert "def |  area( | radius): |" in text
+    assert "bits per byte of text that it never saw" in text
+    assert "---" in text and r"\xff" in text and pictures == 1
+
+
+def test_02_look_inside(kernel, folder, trained):
+    text, pictures = execute(kernel, 2, {
+        "RUN": str(folder / "run"), "TEXT": "def f(x):\n    return x + 1\n",
+    })  # fmt: skip
+    assert "27 bytes in 10 words" in text and "d      def            BOS" in text
+    assert "with guides" in text and pictures == 2
+
+
+def test_03_llama_to_bytes(converted):
+    text, pictures = converted
     assert "parameters of the backbone are the Llama's own" in text
     assert "from the Llama" in text and "from nothing" in text and pictures == 1
+
+
+def test_04_robustness(kernel, folder, runs):
+    text, pictures = execute(kernel, 4, {
+        "RUNS": runs,
+        "SOURCE": str(folder / "text.txt"),
+        "HELDOUT": 0.3,
+        "ITEMS": 3,
+        "NAMES": ["keyboard"],
+        "RATES": ["0.4"],
+        "FOLDER": str(folder / "robustness"),
+    })  # fmt: skip
+    assert "mean noise cost" in text and "run against llama, under noise" in text
+    assert "keyboard at rate 0.4" in text and pictures == 1
+
+
+def test_05_byte_exact(kernel, folder, runs):
+    text, pictures = execute(kernel, 5, {
+        "LLAMA": runs[1], "HAT": runs[0], "TEXT": "return x\n", "PROMPT": "  retu", "BYTES": 6,
+    })  # fmt: skip
+    by_token, by_byte = re.search(r"(\S+) bits per byte by token, (\S+) by byte", text).groups()
+    # Ids that spell nothing end a text as well as EOT does, so that bytes are no less likely.
+    assert 0 <= float(by_token) - float(by_byte) < 0.2
+    assert "bits per byte  both" in text and pictures == 1
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -62,10 +62,10 @@ def test_what_every_device_computes_counts_for_all():
     assert counted(product, (8, 5), (5, 7)).flops == 2 * (2 * 8 * 5 * 7)
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("remat", ["none", "attention", "full"])
 def test_a_training_step_of_a_hat(remat):
     """Three forward passes by formula; with remat, every product of the blocks once more but the
-    last, whose result nothing needs again. 3 %: sums of squares in the norms, written as products,
+    last, whose result nothing needs again, and with "attention" but queries, keys and values. 3 %: sums of squares in the norms, written as products,
     and the connector's pooling, which is none."""
     model = dataclasses.replace(HAT, scan_layers=True, remat=remat).build()
 
@@ -78,10 +78,13 @@ def test_a_training_step_of_a_hat(remat):
     for part, length in sizes.items():
         parts[part] += B * length * masked_attention(getattr(HAT, part), length)
     expected = flops.TRAINING_FACTOR * sum(parts.values())
-    if remat == "full":
+    if remat != "none":
         for part, length in sizes.items():
             stack = getattr(HAT, part)
-            down = flops.linear_flops(stack.intermediate_size, stack.hidden_size)
-            expected += parts[part] - B * length * stack.num_layers * down
+            kept = flops.linear_flops(stack.intermediate_size, stack.hidden_size)
+            if remat == "attention":
+                projected = stack.head_size * (stack.num_heads + 2 * stack.kv_heads)
+                kept += flops.linear_flops(stack.hidden_size, projected)
+            expected += parts[part] - B * length * stack.num_layers * kept
     assert got.uncounted == ()
     assert got.total_flops == pytest.approx(expected, rel=0.03)

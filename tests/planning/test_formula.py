@@ -12,7 +12,7 @@ from hat.errors import UserError
 from hat.planning.formula import plan_by_formula
 from hat.planning.report import advice, as_dict, shortfall, table, text
 from hat.planning.step import batch_shapes, outline
-from hat.planning.sweep import candidates, sweep
+from hat.planning.sweep import REMATS, candidates, sweep
 from hat.planning.topology import Topology, parse_topology
 from hat.text.rows import empty_row, expand_tokens, expand_words
 from hat.training.chips import CHIPS
@@ -64,15 +64,42 @@ def test_work_is_shared_by_all_chips(experiment, plan):
 
 def test_collectives_of_one_row_by_hand(experiment, plan):
     """Mesh (1, 4, 2): each chip gathers half of all parameters over 4, in float32 here, once
-    forward and once backward, and sums their gradients: a scatter and a gather."""
+    forward and once backward, and scatters the sums of their gradients."""
     traffic = {(one.kind, *one.axes): one for one in plan.work.traffic}
     half = sum(experiment.model.build().parameter_counts().values()) * 4 / 2
     assert traffic["all-gather", "fsdp"].bytes == 2 * half * 3 / 4
-    assert traffic["all-reduce", "fsdp"].bytes == 2 * half * 3 / 4
+    assert traffic["reduce-scatter", "fsdp"].bytes == half * 3 / 4
     # A chip's 2 rows pass 2 blocks of 64 x 16 and 2 of 32 x 32, summed over 2 chips 4 times.
     streams = 2 * (2 * 64 * 16 + 2 * 32 * 32) * 4
     assert traffic["all-reduce", "tensor"].bytes == 4 * 2 * streams / 2
     assert len(traffic) == 3
+
+
+def test_over_many_chips_gradients_are_summed_whole(experiment, plan):
+    """As libtpu compiles it: twice the bytes, and over a whole torus of three dimensions the
+    gathers too, twice theirs."""
+
+    def traffic(topology, replica, fsdp):
+        wide = override(experiment, [
+            f"training.mesh.replica={replica}", f"training.mesh.fsdp={fsdp}",
+            "training.mesh.tensor=1", "training.batch_size=512", "model.encoder.hidden_size=512",
+            "model.decoder.hidden_size=512", "model.backbone.hidden_size=512",
+        ])  # fmt: skip
+        pod = parse_topology(topology)
+        work = plan_by_formula(wide, pod, outline(wide, pod)).work
+        weights = sum(wide.model.build().parameter_counts().values()) * 4
+        found = {}
+        for one in work.traffic:
+            if one.axes == ("fsdp",):
+                key = one.kind, one.hidden
+                found[key] = found.get(key, 0) + one.bytes * fsdp / (fsdp - 1) / weights
+        return {key: pytest.approx(value) for key, value in found.items()}
+
+    gathers = {("all-gather", True): 2}
+    assert gathers | {("reduce-scatter", False): 1} == traffic("v5p:8x8x8", 4, 128)
+    assert gathers | {("all-reduce", False): 2} == traffic("v5p:8x8x8", 2, 256)
+    assert {("all-reduce", False): 2 + 4} == traffic("v5p:8x8x8", 1, 512)
+    assert gathers | {("all-reduce", False): 2} == traffic("v5e:16x16", 1, 256)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +139,7 @@ def test_sweep(experiment):
     """The best by formula are compiled until enough fit; what did not fit comes last."""
     outlines = {
         remat: outline(override(experiment, [f"model.remat={remat}"]), POD)
-        for remat in ("none", "dots", "full")
+        for remat in REMATS
     }
     seen = []
 

@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from hat.planning.hlo import axes_of, first_group, parse, read_costs, trip_count
+from hat.planning.hlo import (
+    Product,
+    axes_of,
+    convolution_flops,
+    first_group,
+    parse,
+    read_costs,
+    trip_count,
+)
 
 MESH = {"fsdp": 4, "tensor": 2}
 
@@ -134,6 +142,63 @@ def test_an_asynchronous_fusion_hides_its_channel():
     more = set(read_costs(text, MESH).collectives) - set(read_costs(TPU, MESH).collectives)
     assert not more  # the same kind, axes, bytes and turns as the one started by name
     assert len(read_costs(text, MESH).collectives) == 3
+
+
+INPLACE = """\
+HloModule jit_step, is_scheduled=true
+
+%slice_layer (stack.1: bf16[7,8,128], i: s32[]) -> bf16[8,128] {
+  %stack.1 = bf16[7,8,128]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %layer = bf16[8,128]{1,0} dynamic-slice(%stack.1, %i), dynamic_slice_sizes={1,8,128}
+}
+
+%both (stack: bf16[7,8,128], w: bf16[128,256], kept: bf16[7,8,256], i.1: s32[]) -> (bf16[8,256], bf16[7,8,256]) {
+  %stack = bf16[7,8,128]{2,1,0} parameter(0)
+  %w = bf16[128,256]{1,0} parameter(1)
+  %kept = bf16[7,8,256]{2,1,0} parameter(2)
+  %i.1 = s32[] parameter(3)
+  %x = bf16[8,128]{1,0} fusion(%stack, %i.1), kind=kLoop, calls=%slice_layer
+  %y = bf16[8,256]{1,0} convolution(%x, %w), dim_labels=bf_io->bf
+  %one = bf16[1,8,256]{2,1,0} bitcast(%y)
+  %new = bf16[7,8,256]{2,1,0} dynamic-update-slice(%kept, %one, %i.1)
+  ROOT %results = (bf16[8,256]{1,0}, bf16[7,8,256]{2,1,0}) tuple(%y, %new)
+}
+
+ENTRY %main (a: bf16[7,8,128], b: bf16[128,256], c: bf16[7,8,256], d: s32[]) -> bf16[8,256] {
+  %a = bf16[7,8,128]{2,1,0} parameter(0)
+  %b = bf16[128,256]{1,0} parameter(1)
+  %c = bf16[7,8,256]{2,1,0} parameter(2)
+  %d = s32[] parameter(3)
+  %fused = (bf16[8,256]{1,0}, bf16[7,8,256]{2,1,0}) fusion(%a, %b, %c, %d), kind=kOutput, calls=%both
+  ROOT %out = bf16[8,256]{1,0} get-tuple-element(%fused), index=0
+}
+"""
+
+
+def test_a_product_that_reads_and_writes_one_layer_of_a_stack():
+    """Of a stack of seven only the layer is read, by a fusion in the fusion, and of the stack that
+    it writes only the layer changes."""
+    (product,) = read_costs(INPLACE, MESH).products
+    layer, matrix, result, index = 8 * 128 * 2, 128 * 256 * 2, 8 * 256 * 2, 4
+    moved = layer + index + matrix + 2 * result
+    assert product == Product(2 * 8 * 128 * 256, pytest.approx(moved, abs=2 * index), 1)
+
+
+def test_flops_of_convolutions():
+    """As the TPU compiler writes products; the numbers of jax.lax.conv_general_dilated's taps."""
+    assert convolution_flops("dim_labels=bf_io->bf", [8, 128], [128, 256], [8, 256]) == (
+        2 * 8 * 128 * 256
+    )
+    # 32 heads as positions: each result sees one tap of the 32, the others fall on padding.
+    heads = "window={size=32 pad=31_31 rhs_reversal=1}, dim_labels=bf0_0oi->b0f"
+    assert convolution_flops(heads, [7, 64, 1], [32, 16, 64], [7, 32, 16]) == 2 * 7 * 32 * 16 * 64
+    # A sum over positions: the window covers all of them.
+    every = "window={size=5}, dim_labels=b0f_0io->b0f"
+    assert convolution_flops(every, [3, 5, 64], [5, 64, 16], [3, 1, 16]) == 2 * 3 * 5 * 64 * 16
+    # Stride 2, and holes in the left side: 9 places of 5 numbers, every other one empty.
+    holes = "window={size=3 stride=2 pad=1_1 lhs_dilate=2}, dim_labels=b0f_0io->b0f"
+    assert convolution_flops(holes, [1, 5, 1], [3, 1, 1], [1, 5, 1]) == 2 * 5
 
 
 @pytest.mark.parametrize(

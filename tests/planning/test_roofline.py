@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from hat.planning.roofline import CLOCK_HZ, PRODUCT_EFFICIENCY, Traffic, Work, step_times
+from hat.planning.roofline import (
+    CLOCK_HZ,
+    FUSED_PRODUCTS,
+    OTHER_BYTES,
+    PRODUCT_EFFICIENCY,
+    Traffic,
+    Work,
+    step_times,
+)
 from hat.planning.topology import parse_topology
 
 POD = parse_topology("v5p:8x8x8")  # 459 TFLOP/s, 2765 GB/s, links of 90 GB/s
@@ -14,8 +22,8 @@ SUM = Traffic("all-reduce", ("tensor",), 36e9, hidden=False)  # 2 links: 0.2 s
 
 
 def work(**changes) -> Work:
-    fields = dict(flops=459e12, kernel_flops=0.0, hbm_bytes=2 * 2765e9, unfused_bytes=2765e9,
-                  traffic=(GATHER, SUM))
+    fields = dict(flops=459e12, kernel_flops=0.0, hbm_bytes=2 * 2765e9,
+                  products=((459e12, 2765e9),), traffic=(GATHER, SUM))
     return Work(**fields | changes)
 
 
@@ -24,8 +32,8 @@ def test_three_bounds_and_a_step():
     assert (times.compute, times.hbm) == (pytest.approx(1.0), pytest.approx(2.0))
     assert times.interconnect == pytest.approx(1.2)
     assert times.bound == "hbm"
-    # Products at their efficiency, then a second of what nothing fuses; the gathers hide.
-    busy = 1 / PRODUCT_EFFICIENCY["v5p"] + 1
+    # Products at their efficiency, then what nothing fuses at its own; the gathers hide.
+    busy = 1 / PRODUCT_EFFICIENCY["v5p"] / FUSED_PRODUCTS + 1 / OTHER_BYTES
     assert times.step == pytest.approx(busy + 0.2)
 
 
@@ -33,6 +41,13 @@ def test_collectives_hide_behind_no_more_than_there_is():
     slow = Traffic("all-gather", ("fsdp",), 3600e9, hidden=True)
     times = step_times(work(traffic=(slow,)), POD, MESH)
     assert times.step == pytest.approx(10.0) and times.bound == "interconnect"
+
+
+def test_every_product_takes_what_it_computes_or_moves():
+    """One second of bytes, then one of products, each longer than its other half."""
+    efficiency = PRODUCT_EFFICIENCY["v5p"] * FUSED_PRODUCTS
+    apart = work(products=((1e12, 2765e9), (efficiency * 459e12, 1e9)), hbm_bytes=2766e9, traffic=())
+    assert step_times(apart, POD, MESH).step == pytest.approx(2.0)
 
 
 def test_links_of_several_axes_add_up():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -15,13 +14,13 @@ from hat.reproduce import llama_to_hat, teacher_text
 from hat.training import loop
 
 ROOT = Path(__file__).resolve().parents[2]
-DEVICES = jax.devices()
+
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 @pytest.fixture(autouse=True)
-def one_device(tmp_path, monkeypatch):
+def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HAT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(jax, "devices", lambda *a: DEVICES[:1])
 
 
 def test_it_runs_and_does_not_repeat_itself(tmp_path, monkeypatch, capsys):

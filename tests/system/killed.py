@@ -17,15 +17,16 @@ import sys
 import time
 from pathlib import Path
 
-import grain  # noqa: F401  so are the next two: what a run imports late, imported once
+import grain  # noqa: F401  so are two more: what a run imports late, imported once
 import jax
 import matplotlib.pyplot  # noqa: F401
 import numpy as np
-import tensorboardX  # noqa: F401
 
 from hat import config as configs
 from hat.training import checkpoints, loop
-from hat.training.metrics import read_metrics
+from hat.training.metrics import summary_writer, read_metrics
+
+summary_writer()  # imports tensorboardX: the third
 
 # What Python does to files: between two of these the C++ code writes, hence also the delays.
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir"}

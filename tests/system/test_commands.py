@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from hat.cli import main
+from tests.distributed import processes
 from tests.training import tiny
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,8 @@ def test_bench_train_names_every_part(capsys, config, tmp_path):
 
 
 def test_bench_quickstart_compares_configs(capsys, config, folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for name, value in processes.environment(folder / "cache").items():
+        monkeypatch.setenv(name, value)  # of the processes that it starts
     words = ("bench", "quickstart", config, "--seeds", 2, "--out", tmp_path, "--set", "training.steps=2")
     row = call(capsys, *words)["results"]["tiny"]
     assert len(row["bits_per_byte"]) == 2 and row["steps"] == 2
@@ -133,7 +135,7 @@ def test_mistakes_are_one_line(capsys, config, trained, tmp_path, words, said):
 def test_a_killed_run_resumes_where_it_saved(config, folder, tmp_path):
     """SIGKILL in the middle of a run that saves every other step; the same command finishes it,
     with the losses of a run that was never killed."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HAT_CACHE": str(folder / "cache")}
+    environment = processes.environment(folder / "cache")
     steps = ("training.steps=60", "training.log_every_steps=1")
 
     def command(out, *changes):

@@ -27,6 +27,8 @@ from tests.training import tiny
 KILLS = 20
 SAVE_EVERY = 2
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):

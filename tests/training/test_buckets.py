@@ -17,6 +17,8 @@ from hat.training.metrics import read_metrics
 from hat.training.run_folder import read_experiment
 from tests.training import tiny
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -14,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-import hat
 from hat.training.checkpoints import Checkpoints
 from hat.training.config import CheckpointConfig
+from tests.distributed import processes
 
 CHILD = """
 import os, signal, sys
@@ -34,13 +32,8 @@ checkpoints.wait()
 """
 
 
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": str(Path(hat.__file__).parents[1]),
-    "JAX_PLATFORMS": "cpu",
-    # One device, and the tests' own optimisation: the child draws the very numbers that they draw.
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
-}
+# One device, and the tests' own optimisation: the child draws the very numbers that they draw.
+ENVIRONMENT = processes.environment(Path("unused"))
 
 
 def run_child(out_dir: Path, body: str, *prefix: str) -> subprocess.CompletedProcess:
@@ -172,7 +165,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 out_dir, port, process = sys.argv[1], sys.argv[2], int(sys.argv[3])
 jax.distributed.initialize(f"localhost:{port}", 2, process)
 from hat.training.checkpoints import Checkpoints
-from hat.training.config import CheckpointConfig
 from hat.training.config import CheckpointConfig, MeshConfig
 from hat.training.sharding import make_mesh
 
@@ -200,9 +192,7 @@ checkpoints.close()
 
 
 def test_two_processes_decide_alike_and_fall_back_alike(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = processes.free_port()
     children = [
         subprocess.Popen(
             [sys.executable, "-c", TWO, str(tmp_path), str(port), str(process)],

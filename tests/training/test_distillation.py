@@ -50,8 +50,8 @@ WHITE = [*b" \t\n\v\f\r"]
 class Uniform:
     """A teacher that knows nothing."""
 
-    def logprobs(self, text: bytes) -> np.ndarray:
-        return np.full((len(text) + 1, 257), -np.log(257), np.float32)
+    def logprobs_of(self, texts):
+        return [np.full((len(text) + 1, 257), -np.log(257), np.float32) for text in texts]
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,8 @@ PODS = {
     "quickstart": (4, ["training.batch_size=4"]),
     "quickstart_bpe": (4, ["training.batch_size=4"]),
     "quickstart_bytes": (4, ["training.batch_size=4"]),
+    "equal_info_m1": (4, ["training.batch_size=4"]),
+    "equal_info_m2": (4, ["training.batch_size=4"]),
     "hat_1b": (8, []),
     "tfree_hat_7b": (256, ["training.accumulation_steps=4"]),
     "tfree_hat_8b_llama": (256, ["training.accumulation_steps=4"]),
@@ -33,8 +35,8 @@ PODS = {
 }
 
 
-# Its teacher must be on the disk; without it, it is llama_to_hat.
-NEEDS_A_TEACHER = {"llama_to_hat_staged"}
+# Their teacher must be on the disk; without it, the first is llama_to_hat.
+NEEDS_A_TEACHER = {"llama_to_hat_staged", "llama_to_hat_small"}
 
 
 def test_every_named_config_has_its_pod():

@@ -29,6 +29,8 @@ from tests.training import tiny
 NAMES = ["preference_loss", "preference_accuracy", "reward_margin", "chosen_log_ratio",
          "rejected_log_ratio"]  # fmt: skip
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):

@@ -14,6 +14,8 @@ from hat.training import loop
 from hat.training.metrics import read_metrics
 from tests.training import tiny
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):

@@ -14,6 +14,9 @@ from hat.training.config import MeshConfig
 from hat.training.program import Program
 from hat.training.sharding import unsharded_leaves
 from tests.training import tiny
+from tests.training.shared_program import SharedProgram
+
+MESH = MeshConfig(fsdp=4, tensor=2)  # of every test that does not say otherwise: compiled once
 
 
 @pytest.fixture(autouse=True)
@@ -24,16 +27,19 @@ def cache(tmp_path, monkeypatch):
 def compiled(experiment) -> tuple[Program, loop.Loader]:
     training = experiment.training
     loader = loop.Loader(loop.prepare_corpus(experiment), training.batch_size, training.seed)
-    program = Program(experiment, loader.shapes)
+    program = SharedProgram(experiment, loader.shapes)
     program.compile()
     return program, loader
 
 
-def run_steps(experiment, mesh: MeshConfig, steps: int = 3):
-    """(nats per target of every step, parameters after them) on a mesh."""
+def on_mesh(experiment, mesh: MeshConfig = MESH):
     training = dataclasses.replace(experiment.training, mesh=mesh)
-    experiment = dataclasses.replace(experiment, training=training)
-    program, loader = compiled(experiment)
+    return dataclasses.replace(experiment, training=training)
+
+
+def run_steps(experiment, mesh: MeshConfig = MESH, steps: int = 3):
+    """(nats per target of every step, parameters after them) on a mesh."""
+    program, loader = compiled(on_mesh(experiment, mesh))
     state, nats = program.init(), []
     for index in range(steps):
         state, metrics = program.step(state, program.place(loader.batch(index)), 1e-3)
@@ -48,7 +54,7 @@ def test_one_device_and_eight_agree(tmp_path, name):
     if jax.device_count() < 8:
         pytest.skip("needs 8 virtual devices, set by tests/conftest.py")
     experiment = tiny.experiment(tmp_path, f"training.optimizer.name={name}")
-    nats, params = run_steps(experiment, MeshConfig(fsdp=4, tensor=2))
+    nats, params = run_steps(experiment)
     devices = jax.devices
     try:
         jax.devices = lambda *a: devices(*a)[:1]
@@ -71,7 +77,7 @@ def test_accumulated_pieces_are_the_whole_batch(tmp_path, make):
 
 
 def test_the_state_is_donated_and_sharded(tmp_path):
-    program, loader = compiled(tiny.experiment(tmp_path))
+    program, loader = compiled(on_mesh(tiny.experiment(tmp_path)))
     state = program.init()
     kernel = state.params["backbone"]["layers"]["mlp"]["gate"]["kernel"]
     assert not unsharded_leaves(program.state_shardings, program.abstract_state)
@@ -82,7 +88,7 @@ def test_the_state_is_donated_and_sharded(tmp_path):
 
 def test_the_gradient_is_of_nats_per_target(tmp_path):
     """Against finite differences of the reported loss, along the gradient itself."""
-    program, loader = compiled(tiny.experiment(tmp_path))
+    program, loader = compiled(on_mesh(tiny.experiment(tmp_path)))
     state = program.init()
     params = jax.device_get(state.params)
     batch = program.place(loader.batch(0))

@@ -1,11 +1,13 @@
 """Jitter of word boundaries: the text stays, the words of the backbone change.
 
 The counterpart, for models with a splitter, of reading a text in another tokenization of the same
-bytes (Broken Tokens, arXiv 2506.19004).
+bytes (Broken Tokens, arXiv 2506.19004). Of tokens, only "split" can be had: a tokenizer encodes the
+text between added boundaries by itself.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 
 import numpy as np
@@ -13,9 +15,54 @@ import numpy as np
 from hat.errors import UserError
 from hat.evaluation.perturbations.core import CHOICE, PRIORITY
 from hat.evaluation.streams import Stream
-from hat.text.splitters import Split
+from hat.text.rows import Units, word_units
+from hat.text.splitters import Split, Splitter
+from hat.text.tokenizers import Tokenizer
 
 MODES = ("merge", "split", "delay", "move")
+
+
+@dataclasses.dataclass(frozen=True)
+class Jitter:
+    """What a report says of one mode, as of a perturbation of text (`core.Perturbation`)."""
+
+    mode: str
+    unit: str
+    summary: str
+    family: str = "segmentation"
+    source: str = "Broken Tokens, arXiv 2506.19004"
+    keeps_words: bool = True  # between white space: the text does not change
+    valid_utf8: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"jitter-{self.mode}"
+
+
+BOUNDARY = "boundary between words"
+JITTERS = (
+    Jitter("merge", BOUNDARY, "take a word boundary of the model away"),
+    Jitter("split", "character inside a word", "put a boundary of words or tokens before it"),
+    Jitter("delay", BOUNDARY, "move a word boundary a character to the right"),
+    Jitter("move", BOUNDARY, "move a word boundary a character to the left or right"),
+)
+
+
+def jittered_units(
+    rule: Splitter | Tokenizer, text: bytes, mode: str, rate: float, seed: int, item_id: str | int
+) -> Units:
+    """The ids and words of a text, not ended, under jitter. UserError: a tokenizer, and another
+    mode than "split"."""
+    data = np.frombuffer(text, np.uint8)
+    if not isinstance(rule, Tokenizer):
+        split = jitter(text, rule.split(data), mode, rate, seed, item_id)
+        return word_units(data, split, ends=False)
+    if mode != "split":
+        raise UserError(f"jitter-{mode} is of words, and tokens have only jitter-split; leave it out")
+    whole = Split(np.arange(len(data)) == 0, np.zeros(len(data), np.int32))
+    starts = np.flatnonzero(jitter(text, whole, mode, rate, seed, item_id).starts)
+    pieces = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)])]
+    return Units(np.concatenate([rule.encode(piece) for piece in pieces]), ends=False)
 
 
 def jitter(

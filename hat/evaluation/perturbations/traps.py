@@ -67,6 +67,27 @@ def _pairs(total: int, count: int, stream: Stream) -> np.ndarray:
     return drawn[np.argsort(first)][:count]
 
 
+def items(
+    traps: Iterable[Trap], seed: int = 0, tokenizer: Tokenizer | None = None
+) -> list[dict[str, object]]:
+    """Items of choices (`hat.evaluation.tasks`) that tell which two words were run together, and
+    ask for them: one of the two readings of each trap, drawn from the seed, is right, and the other
+    is the wrong choice. tokenizer: only the items whose right reading it loses (`crosses`)."""
+    found: list[dict[str, object]] = []
+    for trap in traps:
+        which = int(Stream(seed, "trap item", trap.joined).below(0, 1, 2)[0])
+        words = (trap.first, trap.second)[which]
+        if tokenizer is not None and not crosses(tokenizer, *words):
+            continue
+        told = " and ".join(words)
+        found.append({
+            "context": f"The words {told}, without the space: {trap.joined}. With the space:",
+            "choices": [" ".join(trap.first), " ".join(trap.second)],
+            "gold": which,
+        })  # fmt: skip
+    return found
+
+
 def crosses(tokenizer: Tokenizer, left: str, right: str) -> bool:
     """Whether a token of left + right holds letters of both: the boundary is lost."""
     ids = tokenizer.encode((left + right).encode())

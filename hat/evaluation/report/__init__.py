@@ -26,7 +26,9 @@ def render(results: Results | None, fairness: Mapping[str, Any] | None = None) -
     """
     blocks = [] if results is None else content.robustness(results)
     blocks += [] if fairness is None else content.fairness(fairness)
-    title = content.FAIRNESS_TITLE if results is None else content.TITLE
+    title = content.TITLE
+    if results is None:
+        title, blocks = content.FAIRNESS_TITLE, blocks[1:]  # its heading
     files = {"report.html": html.page(title, blocks), "report.md": markdown.page(title, blocks)}
     return files if results is None else files | {"results.json": to_json(results)}
 

@@ -23,8 +23,15 @@ def robustness(results: Results) -> list[Block]:
     blocks += _under_noise(results)
     blocks += _comparisons(results)
     if results.adaptations:
-        blocks += [Heading("Another language"), figures.adaptation(results),
-                   tables.adaptations(results)]  # fmt: skip
+        blocks += [
+            Heading("Another language"),
+            figures.adaptation(results),
+            tables.recovery(results),
+            Paragraph("Reached: interpolated between the points below, at which the model was "
+                      "measured. Retention: bits per byte of the first language before, over those "
+                      "after all training."),
+            Folded("Every point, with intervals", [tables.adaptations(results)]),
+        ]  # fmt: skip
     if results.examples:
         blocks += [
             Heading("The worst examples"),
@@ -41,12 +48,14 @@ def robustness(results: Results) -> list[Block]:
 
 def fairness(found: Mapping[str, Any]) -> list[Block]:
     """What `hat evaluate fairness --json` printed."""
-    details = [Folded(name, [tables.fairness(rule)]) for name, rule in found["rules"].items()]
+    details = [Folded(name, [tables.fairness(rule), tables.scripts(rule)])
+               for name, rule in found["rules"].items()]
     return [
         Heading(FAIRNESS_TITLE),
         Paragraph(
             f"The same {found['sentences']:,} sentences in every language. Positions are the steps "
-            "of a backbone: words of a splitter, tokens of a tokenizer."
+            "of a backbone: words of a splitter, tokens of a tokenizer. Brackets hold 95 % "
+            f"intervals from resampled sentences, n = {found['sentences']:,}."
         ),
         figures.languages(found, "position"),
         tables.dispersion(found["rules"]),
@@ -125,7 +134,8 @@ def _guide(results: Results) -> Bullets:
         "so that models with any tokenizer or none can be compared.",
         f"A number stands with its {level} interval in brackets and n, the number of items. "
         "Intervals come from resampled items; all perturbation seeds of an item go in or out "
-        "together, since they are no independent observations.",
+        "together, since they are no independent observations. Rates of clean text, and rates of "
+        "0 or 1, have Wilson's interval.",
         "Two models are compared on the same items. Holm's correction adjusts a p-value for all "
         f'perturbations tested together; "is better" means p below {1 - results.level:.2g} after '
         'it, "no difference shown" anything else, which is no proof that there is none.',

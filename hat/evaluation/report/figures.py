@@ -21,11 +21,15 @@ def severity(results: Results, task: str, name: str) -> Figure | None:
     about, panels = metric(name), []
     for noise in results.perturbations:
         lines = []
+        # Jitter edits nothing: its rate says how severe it is.
+        edited = any(_edits(c) for c in results.cells if c.perturbation == noise.name)
+        across = "edits per byte of context" if edited else f"rate, of every {noise.unit}"
         for index, model in enumerate(results.models):
             cells = [c for c in results.cells
                      if (c.model, c.task) == (model.name, task) and name in c.metrics
                      and c.perturbation in (None, noise.name)]  # fmt: skip
-            points = sorted({_edits(c): c.metrics[name] for c in cells}.items())
+            points = sorted({_edits(c) if edited else c.rate: c.metrics[name]
+                             for c in cells}.items())
             if all(c.perturbation is None for c in cells):
                 continue
             if points[0][0] > 0:
@@ -37,7 +41,7 @@ def severity(results: Results, task: str, name: str) -> Figure | None:
             ))  # fmt: skip
         if lines:
             unit = f"{about.label}, {about.unit}" if about.unit else about.label
-            panels.append(svg.curves(noise.name, lines, "edits per byte of context", unit))
+            panels.append(svg.curves(noise.name, lines, across, unit))
     if not panels:
         return None
     caption = (
@@ -59,7 +63,7 @@ def heat_map(results: Results, task: str, name: str) -> Figure | None:
         return None
     columns = [m.name for m in results.models]
     finite = [v.estimate for v in values.values() if math.isfinite(v.estimate)]
-    low, high = min([0.0, *finite]), max(finite, default=0.0)
+    low, high = 0.0, max(finite, default=0.0)  # a gain is as pale as no loss
     if about.better == "higher":
         low, high = max(finite, default=1.0), min([*finite, 1.0])
 
@@ -90,12 +94,17 @@ def adaptation(results: Results) -> Figure | None:
     panels = []
     for title, field in (("the new language", "new"), ("the first language", "first")):
         lines = [
-            svg.Curve(a.model, styles[a.model], [b / 1e6 for b in a.bytes], getattr(a, field),
-                      *[[math.nan] * len(a.bytes)] * 2)
+            svg.Curve(a.model, styles[a.model], [b / 1e6 for b in a.bytes],
+                      *([getattr(point, part) for point in getattr(a, field)]
+                        for part in ("estimate", "low", "high")))
             for a in results.adaptations
         ]  # fmt: skip
         panels.append(svg.curves(title, lines, "MB trained on", "bits per byte"))
-    caption = "Held-out text during continued training on another language; one run each, no band."
+    caption = (
+        f"Held-out text during continued training on another language. Bands: "
+        f"{100 * results.level:g} % intervals from resampled pieces of that text, of one training "
+        "run each."
+    )
     return Figure(panels, caption, list(styles.items()))
 
 
@@ -105,14 +114,15 @@ def languages(fairness: Mapping[str, Any], cost: str) -> Figure:
     by_language: dict[str, list[svg.Bar]] = {}
     for index, (name, rule) in enumerate(rules.items()):
         for language in rule["languages"]:
-            value = language["premiums"][cost]
-            bar = svg.Bar(name, svg.style(index), value, f"{value:.2f}")
+            value = Interval(**language["premiums"][cost])
+            bar = svg.Bar(name, svg.style(index), value.estimate, f"{value.estimate:.2f}",
+                          value.low, value.high)
             by_language.setdefault(language["name"], []).append(bar)
     groups = sorted(by_language.items(), key=lambda item: (item[1][0].value, item[0]))
     caption = (
         f"{cost} premium: the cost of a language over that of {fairness['reference']}, as a ratio "
-        f"of sums over the same {fairness['sentences']:,} sentences in every language. These are "
-        "exact counts, so they have no interval."
+        f"of sums over the same {fairness['sentences']:,} sentences in every language. Lines: 95 % "
+        "intervals from resampled sentences."
     )
     legend = [(name, svg.style(index)) for index, name in enumerate(rules)]
     return Figure([svg.bars(f"{cost} premium", groups)], caption, legend)
@@ -123,8 +133,6 @@ def legend(results: Results) -> list[tuple[str, svg.Style]]:
 
 
 def _edits(cell: Cell) -> float:
-    """Realised edits per byte: 0 on clean text, and the rate where they were not measured."""
-    if cell.perturbation is None:
-        return 0.0
+    """Realised edits per byte; 0 on clean text, and where nothing is edited."""
     edits = cell.metrics.get("edit_rate")
-    return cell.rate if edits is None else edits.estimate
+    return 0.0 if edits is None else edits.estimate

@@ -30,6 +30,7 @@ th, td { padding: .25rem .6rem; border-bottom: 1px solid #e4e7eb; text-align: ri
 th { border-bottom: 2px solid #9aa5b1; vertical-align: bottom; }
 th:first-child, td:first-child, .words { text-align: left; }
 td:first-child { font-weight: 600; }
+td:not(.words) { white-space: nowrap; }
 .wide { overflow-x: auto; }
 figure { margin: 1rem 0; } figcaption { color: #66727f; font-size: 13px; max-width: 800px; }
 .panels { display: flex; flex-wrap: wrap; gap: .6rem; overflow-x: auto; }

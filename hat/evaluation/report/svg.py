@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -166,6 +167,33 @@ def bars(title: str, groups: Sequence[tuple[str, Sequence[Bar]]], width=640) -> 
             y += thick
         y += gap
     return _svg(width, y, title, parts)
+
+
+def sheet(
+    title: str, drawings: Sequence[str], legend: Sequence[tuple[str, Style]], columns: int = 3
+) -> str:
+    """Drawings in rows of `columns`, with their legend above them, as one drawing: for a page that
+    shows pictures alone."""
+    gap, top = 10, 26.0 if legend else 0.0
+    pattern = re.compile(r'<svg [^>]*?width="([\d.]+)" height="([\d.]+)"')
+    sizes = [tuple(map(float, pattern.match(drawing).groups())) for drawing in drawings]
+    parts, x = [], 8.0
+    for label, its in legend:
+        dash = f' stroke-dasharray="{its.dash}"' if its.dash else ""
+        parts.append(f'<path d="M{fixed(x)} 12h26" stroke="{its.colour}" stroke-width="3"{dash}/>')
+        parts.append(_text(x + 32, 16, label))
+        x += 52 + CHARACTER * len(label)
+    width, y = x, top
+    for row in range(0, len(drawings), columns):
+        x = 0.0
+        for drawing, size in list(zip(drawings, sizes))[row : row + columns]:
+            place = f'<svg x="{fixed(x)}" y="{fixed(y)}" '
+            parts.append(place + drawing.removeprefix('<svg xmlns="http://www.w3.org/2000/svg" '))
+            x += size[0] + gap
+        width = max(width, x - gap)
+        y += max(height for _, height in sizes[row : row + columns]) + gap
+    paper = f'<rect width="{fixed(width)}" height="{fixed(y)}" fill="#fff"/>'
+    return _svg(width, y, title, [paper, *parts])
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:

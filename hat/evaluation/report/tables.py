@@ -112,25 +112,37 @@ def cells(results: Results, perturbation: str) -> Table:
 
 
 def adaptations(results: Results) -> Table:
+    """Bits per byte at every point of continued training."""
     rows = [
-        (a.model, a.language, f"{a.bytes[-1]:,}", f"{a.new[0]:.3f} to {a.new[-1]:.3f}",
-         f"{a.first[0]:.3f} to {a.first[-1]:.3f}", f"{a.target:.3f}",
-         f"{a.bytes_to_recover:,.0f}" if a.bytes_to_recover == a.bytes_to_recover
-         else "not reached", f"{a.retention:.3f}")
-        for a in results.adaptations
+        (a.model, a.language, f"{size:,}", interval(new, n=True), interval(first, n=True))
+        for a in results.adaptations for size, new, first in zip(a.bytes, a.new, a.first)
     ]  # fmt: skip
     header = ("model", "new language", "bytes trained on", "bits per byte of the new language",
-              "of the first language", "target", "bytes to reach it", "retention")  # fmt: skip
+              "of the first language")  # fmt: skip
+    return Table(header, rows)
+
+
+def recovery(results: Results) -> Table:
+    """What the new language took, and what it left of the first."""
+    rows = [
+        (a.model, a.language, f"{a.target:.3f}",
+         interval(a.bytes_to_recover, n=True, undefined="not reached"),
+         interval(a.retention, n=True))
+        for a in results.adaptations
+    ]  # fmt: skip
+    header = ("model", "new language", "target (bits per byte)", "bytes to reach it", "retention")
     return Table(header, rows)
 
 
 def fairness(rule: Mapping[str, Any]) -> Table:
     """The languages of a rule, as `hat evaluate fairness --json` gives them, the cheapest first."""
-    languages = sorted(rule["languages"], key=lambda x: (x["premiums"]["position"], x["name"]))
+    languages = sorted(
+        rule["languages"], key=lambda x: (x["premiums"]["position"]["estimate"], x["name"])
+    )
     rows = [
         (x["name"], f"{x['bytes']:,}", f"{x['words']:,}", f"{x['positions']:,}",
-         *(f"{x['premiums'][cost]:.2f}" for cost in ("byte", "word", "position")),
-         f"{x['bytes_per_position']:.2f}", f"{x['longest']:,}")
+         *(said(x["premiums"][cost]) for cost in ("byte", "word", "position")),
+         said(x["bytes_per_position"]), f"{x['longest']:,}")
         for x in languages
     ]  # fmt: skip
     header = ("language", "bytes", "words", "positions", "byte premium", "word premium",
@@ -141,9 +153,21 @@ def fairness(rule: Mapping[str, Any]) -> Table:
 def dispersion(rules: Mapping[str, Mapping[str, Any]]) -> Table:
     """How unequal the languages are under every rule."""
     rows = [
-        (name, cost, *(f"{rule['dispersion'][cost][field]:.3f}"
+        (name, cost, *(said(rule["dispersion"][cost][field])
                        for field in ("max_over_min", "log_deviation", "gini")))
         for name, rule in rules.items() for cost in rule["dispersion"]
     ]  # fmt: skip
     header = ("rule", "cost", "largest over smallest", "deviation of the logarithm", "Gini")
     return Table(header, rows)
+
+
+def scripts(rule: Mapping[str, Any]) -> Table:
+    """The geometric means of the premiums of every script's languages."""
+    rows = [(script, *(said(premiums[cost]) for cost in ("byte", "word", "position")))
+            for script, premiums in rule["scripts"].items()]  # fmt: skip
+    return Table(("script", "byte premium", "word premium", "position premium"), rows)
+
+
+def said(value: Mapping[str, Any]) -> str:
+    """An interval of `hat evaluate fairness --json`."""
+    return interval(Interval(**value))

@@ -24,12 +24,14 @@ def heading(name: str) -> str:
     return f"{about.label} ({about.unit})" if about.unit else about.label
 
 
-def interval(value: Interval | None, *, n: bool = False) -> str:
-    """"0.123 [0.101, 0.145]": to two digits of the interval's width, at least."""
+def interval(value: Interval | None, *, n: bool = False, undefined: str = NONE) -> str:
+    """"0.123 [0.101, 0.145]": to two digits of the interval's width, at least. undefined: what
+    stands for a number, or an end of an interval, that there is none of."""
     if value is None or not math.isfinite(value.estimate):
-        return NONE
+        return undefined
     decimals = _decimals(value)
-    shown = [f"{number:z,.{decimals}f}" for number in value[:3]]
+    shown = [f"{number:z,.{decimals}f}" if math.isfinite(number) else undefined
+             for number in value[:3]]
     count = f", n = {value.n:,}" if n else ""
     return f"{shown[0]} [{shown[1]}, {shown[2]}]{count}"
 

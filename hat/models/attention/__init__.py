@@ -14,7 +14,7 @@ import jax
 from hat.errors import UserError
 from hat.models.attention.chunked import CHUNK, attend_chunked
 from hat.models.attention.cudnn import attend_cudnn, cudnn_complaint
-from hat.models.attention.plain import attend_blocks, attend_dense
+from hat.models.attention.plain import KEPT, attend_blocks, attend_dense
 from hat.models.attention.splash import attend_splash, splash_complaint
 
 # "auto" chooses; "blocks" is the block form for stacks with a window, "chunked" for those without.

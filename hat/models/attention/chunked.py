@@ -14,8 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
-from hat.models.attention.plain import NEGATIVE, causal
+from hat.models.attention.plain import KEPT, NEGATIVE, causal
 
 # Positions. Larger ones mask more of the diagonal, smaller ones take more steps; on a CPU 128 to
 # 512 are about as fast, and from 512 positions on several times faster than the dense form.
@@ -94,6 +95,7 @@ def _forward(rule, q, k, v, segment):
         jnp.zeros(q.shape, v.dtype), jnp.zeros(q.shape[:-1]),
     )  # fmt: skip
     (*_, out, log_total), _ = jax.lax.scan(add, carry, pairs)
+    out, log_total = checkpoint_name((out, log_total), KEPT)
     return out, (q, k, v, segment, out, log_total)
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 NEGATIVE = -1e30  # a finite minus infinity: a row without any key gives a mean, never NaN
+KEPT = "attention"  # names what remat=attention keeps (hat.models.layers.REMAT_POLICIES)
 
 
 def attend_dense(q, k, v, *, segment, window=None, softcap=None) -> jax.Array:

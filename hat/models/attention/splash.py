@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, PartitionSpec
 
+from hat.models.attention.plain import KEPT
 from hat.models.rows import ROW_AXES
 
 HEAD_AXIS = "tensor"  # of the mesh (hat.training.sharding)
@@ -89,6 +90,7 @@ def _attend(q, k, v, segment, *, window, softcap, interpret):
             block_q_dq=block, block_kv_dq=block,
         ),  # two backward kernels: the fused one holds a copy of dq for every block of keys
         head_shards=1, q_seq_shards=1, attn_logits_soft_cap=softcap, interpret=interpret,
+        residual_checkpoint_name=KEPT,
     )  # fmt: skip
     # What pads the row is no document's; it comes last, so that no real query sees it.
     segment = jnp.pad(segment, [(0, 0), (0, padded - length)], constant_values=-1)

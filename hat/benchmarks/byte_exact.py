@@ -1,0 +1,215 @@
+"""Bytes a second of exact-byte scoring and generation, against tokens and genlm-bytes.
+
+A Llama over 4,096 byte-pair tokens (--run: a trained one; else that of the config with fresh
+parameters) reads text of the standard library of Python. Scoring all prefixes in one forward is set
+beside a plain forward over as many tokens as bytes, and beside going byte by byte; generation in
+tokens from a drawn cover, and byte by byte, beside ordinary decoding in tokens. genlm-bytes takes
+part where it is installed, over the same model and evaluator.
+
+Only the ratios of one run mean anything, and nothing else should run beside it; where something
+does, those of processor seconds, all threads together, say more than those of the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hat.byte_exact.generate import continue_bytes, continue_tokens
+from hat.byte_exact.model import chosen
+from hat.byte_exact.tokenized import TokenizedModel
+from hat.commands.arguments import add_experiment, positive_int, read_experiment
+from hat.data.sources import Skipped, Source
+from hat.errors import UserError
+from hat.inference.generation import generate_with
+from hat.inference.run import load_run
+from hat.inference.sampling import Sampling
+from hat.models.llama import LlamaModel
+from hat.text.tokenizers import train_bpe
+
+BEAM = 4  # of genlm-bytes
+TRAINED_ON = 1_000_000  # bytes, of a tokenizer that the run does not bring
+PROMPT = 60  # bytes before what is generated
+
+Rate = tuple[float, ...]  # bytes a second of the clock, and of the processor
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_experiment(parser, default="configs/quickstart_bpe.py")
+    parser.add_argument("--run", metavar="RUN", type=Path, help="a subword Llama that is trained")
+    parser.add_argument("--bytes", metavar="N", type=positive_int, default=512,
+                        help="to score, and to generate in all (default: 512)")
+    parser.add_argument("--repeats", metavar="N", type=positive_int, default=5,
+                        help="of which the median counts (default: 5)")
+
+
+def run(arguments: argparse.Namespace) -> dict:
+    """Prints bytes a second each way, and the ratios that matter."""
+    text = b"".join(d.data for d in Source("stdlib", "text").documents(Skipped()))
+    model = open_model(arguments, text)
+    texts = pieces(text, arguments.repeats + 1, arguments.bytes)
+    peer = importlib.util.find_spec("genlm") is not None
+    if not peer:
+        print("genlm-bytes is not installed: pip install genlm-bytes to set it beside")
+    rates = score_rates(model, texts, peer) | generation_rates(model, texts, peer)
+    each = bytes_per_token(model, texts)
+    print(f"{arguments.bytes} bytes a text, {each:.2f} bytes a token")
+    print(f"{'bytes a second':38} {'clock':>10} {'processor':>10}")
+    for name, (clock, processor) in rates.items():
+        print(f"{name:38} {clock:10.1f} {processor:10.1f}")
+    found = [ratios({name: rate[i] for name, rate in rates.items()}, each) for i in range(2)]
+    print(f"{'ratios':38} {'clock':>10} {'processor':>10}")
+    for name, (clock, goal) in found[0].items():
+        print(f"{name:38} {clock:10.2f} {found[1][name][0]:10.2f}  (goal: {goal})")
+    return {
+        "bytes": arguments.bytes, "bytes_per_token": each,
+        "bytes_per_second": {name: rate[0] for name, rate in rates.items()},
+        "bytes_per_processor_second": {name: rate[1] for name, rate in rates.items()},
+        "ratios": {name: value for name, (value, _) in found[0].items()},
+        "processor_ratios": {name: value for name, (value, _) in found[1].items()},
+    }  # fmt: skip
+
+
+def open_model(arguments: argparse.Namespace, text: bytes) -> TokenizedModel:
+    if arguments.run is not None:
+        its = load_run(arguments.run)
+        if not isinstance(its.model, LlamaModel):
+            raise UserError(f"--run {arguments.run} is a HAT; give a subword Llama")
+        return TokenizedModel(its.model, its.params, its.tokenizer)
+    model = read_experiment(arguments).model.build()
+    if not isinstance(model, LlamaModel):
+        raise UserError(f"{arguments.config} is of a HAT; give one of a subword Llama")
+    tokenizer = train_bpe([text[:TRAINED_ON]], model.config.num_tokens)
+    return TokenizedModel(model, jax.jit(model.init)(jax.random.key(0)), tokenizer)
+
+
+def pieces(text: bytes, count: int, size: int) -> list[bytes]:
+    """Texts of whole lines' beginnings, far apart."""
+    places = np.linspace(TRAINED_ON, len(text) - 2 * size, count).astype(int).tolist()
+    starts = [text.find(b"\n", place) + 1 for place in places]
+    return [text[start : start + size] for start in starts]
+
+
+def bytes_per_token(model: TokenizedModel, texts: list[bytes]) -> float:
+    encode = model.vocabulary.tokenizer.encode
+    return sum(map(len, texts)) / sum(len(encode(text)) for text in texts)
+
+
+# --- scoring --------------------------------------------------------------------------------------
+
+
+def score_rates(model: TokenizedModel, texts: list[bytes], peer: bool) -> dict[str, Rate]:
+    ways: dict[str, Callable[[bytes], object]] = {
+        "score: a forward over as many tokens": token_forward(model, len(texts[0]) + 1),
+        "score: canonical, one forward": lambda text: chosen(model.logprobs(text), text),
+        "score: canonical, byte by byte": lambda text: stepwise(model, text),
+    }
+    if peer:
+        from hat.benchmarks.genlm_peer import rows
+
+        ways[f"score: genlm-bytes, K={BEAM}"] = lambda text: asyncio.run(rows(model, text, BEAM))
+    return rates_of(ways, texts)
+
+
+def token_forward(model: TokenizedModel, length: int) -> Callable[[bytes], np.ndarray]:
+    """Scores a row of `length` tokens in the plain forward of the model."""
+    its, params = model.evaluator.model, model.evaluator._params
+    index = np.arange(length, dtype=np.int32)[None]
+
+    @jax.jit
+    def forward(params, tokens):
+        batch = {"tokens": tokens, "segment": jnp.ones_like(tokens), "position": index}
+        logprobs = jax.nn.log_softmax(its.logits(params, batch))
+        return jnp.take_along_axis(logprobs[:, :-1], tokens[:, 1:, None], axis=-1)
+
+    def score(text: bytes) -> np.ndarray:
+        tokenizer = model.vocabulary.tokenizer
+        ids = np.concatenate([[tokenizer.bos], tokenizer.encode(text)])
+        tokens = np.resize(ids, length).astype(np.int32)[None]  # as many positions as bytes
+        return np.asarray(forward(params, tokens))
+
+    return score
+
+
+def stepwise(model: TokenizedModel, text: bytes) -> None:
+    session = model.session()
+    for byte in text:
+        session.logprobs()
+        session.push(byte)
+    session.logprobs()
+
+
+# --- generation -----------------------------------------------------------------------------------
+
+
+def generation_rates(model: TokenizedModel, texts: list[bytes], peer: bool) -> dict[str, Rate]:
+    size = len(texts[0])
+    free = model.with_law("last-free")  # its last token is any, and so are those after it
+
+    def plain(text: bytes):
+        its = model.evaluator
+        return generate_with(
+            its.model, its._params, model.vocabulary.tokenizer, [text[:PROMPT]], num_bytes=size,
+            sampling=Sampling(1.0), batch_size=1,
+        )[0].text  # fmt: skip
+
+    ways: dict[str, Callable[[bytes], bytes]] = {
+        "generate: tokens": plain,
+        "generate: exact, then tokens": lambda text: continue_tokens(
+            free, text[:PROMPT], num_bytes=size, sampling=Sampling(1.0))[0].text,
+        "generate: exact, then valid tokens": lambda text: continue_tokens(
+            model, text[:PROMPT], num_bytes=size, sampling=Sampling(1.0))[0].text,
+        "generate: exact, every byte": lambda text: continue_bytes(
+            model, text[:PROMPT], num_bytes=size, sampling=Sampling(1.0))[0].text,
+    }
+    if peer:
+        from hat.benchmarks.genlm_peer import sample
+
+        ways[f"generate: genlm-bytes, K={BEAM}"] = lambda text: asyncio.run(
+            sample(model, text[:PROMPT], size, BEAM, 0))
+    return rates_of(ways, texts)
+
+
+def rates_of(ways: dict[str, Callable[[bytes], object]], texts: list[bytes]) -> dict[str, Rate]:
+    """Medians over texts, all ways of one text after another. The first text only compiles. What a
+    way generates counts by its own length."""
+    found: dict[str, list[Rate]] = {name: [] for name in ways}
+    for number, text in enumerate(texts):
+        for name, way in ways.items():
+            clock, processor = time.perf_counter(), time.process_time()
+            made = way(text)
+            processor, clock = time.process_time() - processor, time.perf_counter() - clock
+            size = len(made) if isinstance(made, bytes) else len(text)
+            if number and size:
+                found[name].append((size / clock, size / processor))
+    return {name: tuple(np.median(its, axis=0).tolist()) for name, its in found.items()}
+
+
+# --- ratios ---------------------------------------------------------------------------------------
+
+
+def ratios(rates: dict[str, float], each: float) -> dict[str, tuple[float, str]]:
+    """What the goals are about, each with its goal; each: bytes a token."""
+    forward = rates["score: a forward over as many tokens"]
+    one, steps = rates["score: canonical, one forward"], rates["score: canonical, byte by byte"]
+    tokens, every = rates["generate: tokens"], rates["generate: exact, every byte"]
+    found = {
+        "one forward: cost over the tokens'": (forward / one, "at most 2"),
+        "one forward over byte by byte": (one / steps, "at least 20"),
+        "then tokens over tokens": (rates["generate: exact, then tokens"] / tokens, "at least 0.8"),
+        "every byte over tokens, a token": (every / tokens * each, "at least 0.9"),
+    }
+    for name, rate in rates.items():
+        if name.startswith("score: genlm"):
+            found["one forward over genlm-bytes"] = one / rate, "at least 20"
+        elif name.startswith("generate: genlm"):
+            found["every byte over genlm-bytes"] = every / rate, "at least 5"
+    return found

@@ -1,0 +1,1 @@
+"""Equal-info neural compression: integer probabilities, the window code, a file codec."""
