@@ -31,27 +31,27 @@ def load_predictor(path: Path, portable: bool) -> tuple[Callable[[int], Predicto
         check_m1(run.experiment.model, path)
         return lambda rows: IntegerPredictor(run.model, run.params, rows, context), 64
     if isinstance(run.model, HatModel):
-        return lambda rows: HatPredictor(run, rows, context), 1
+        return lambda rows: HatPredictor(run, rows, context), 8
     if run.experiment.data.tokenizer == "bytes":
         return lambda rows: LlamaPredictor(run.model, run.params, rows, context), 64
     return lambda rows: TokenizedPredictor(run, rows, context), 1
 
 
 class HatPredictor:
-    """One reader a row; rows begin anew together once they have read `context` bytes, as a row of
-    training is long."""
+    """All rows begin anew once they have read `context` bytes, as a row of training is long."""
 
     windowed = False
 
     def __init__(self, run: Run, rows: int, context: int):
         self.rows = rows
         self.model_hash = hash_model(run.model, run.params, run.splitter.name)
-        self._context = context
-        self._empty = open_reader(run.model, run.params, run.splitter, BOS)  # never changes
+        self._run, self._context = run, context
         self.root = self.begin()[0]
 
     def begin(self) -> np.ndarray:
-        self._readers, self._length = [self._empty] * self.rows, 0
+        run = self._run
+        self._reader = open_reader(run.model, run.params, run.splitter, BOS, self.rows)
+        self._length = 0
         return self._weights()
 
     def push(self, symbols: np.ndarray, restart: np.ndarray | None = None) -> np.ndarray:
@@ -60,13 +60,12 @@ class HatPredictor:
         if self._length >= self._context:
             self.begin()
         self._length += 1
-        pairs = zip(self._readers, symbols.tolist())
-        self._readers = [reader.push(symbol) for reader, symbol in pairs]
+        self._reader = self._reader.push(*symbols.tolist())
         return self._weights()
 
     def _weights(self) -> np.ndarray:
-        logits = np.concatenate([np.asarray(reader.logits) for reader in self._readers])
-        return weights_of(_softmax(logits[:, :NUM_BYTES].astype(np.float64)))
+        logits = np.asarray(self._reader.logits, np.float64)[:, :NUM_BYTES]
+        return weights_of(_softmax(logits))
 
 
 class TokenizedPredictor:
