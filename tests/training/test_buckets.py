@@ -56,9 +56,9 @@ def test_a_resumed_run_equals_a_straight_one(tmp_path, monkeypatch, capsys):
     lengths = []
     step = loop.Program.step
 
-    def recorded(self, state, batch, rate):
+    def recorded(self, state, batch, *rest):
         lengths.append(batch["bytes"].shape)
-        return step(self, state, batch, rate)
+        return step(self, state, batch, *rest)
 
     monkeypatch.setattr(loop.Program, "step", recorded)
     result = loop.train(experiment(tmp_path, 6), tmp_path / "straight")
