@@ -49,7 +49,9 @@ print(json.dumps({
 
 def test_a_billion_parameters_are_initialised_where_they_live(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=processes.environment(tmp_path, devices=8),
+        [sys.executable, "-c", PROGRAM],
+        # Optimised, unlike other tests: a billion numbers are drawn.
+        env=processes.environment(tmp_path, XLA_FLAGS=f"{processes.DEVICES}=8"),
         cwd=processes.ROOT, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
