@@ -49,7 +49,7 @@ class Size:
     beam: int = 32
 
 
-SMOKE = Size(pieces=2, piece=24, prompts=2, steps=4, beam=3)
+SMOKE = Size(pieces=1, piece=24, prompts=1, steps=4, beam=3)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
