@@ -13,8 +13,8 @@ from hat.compression.integer_model import IntegerPredictor
 from hat.compression.predictor import LlamaPredictor, Predictor, check_m1, hash_model
 from hat.compression.probabilities import NUM_BYTES, weights_of
 from hat.errors import UserError
-from hat.inference.hat_session import HatSession
 from hat.inference.run import Run, load_run
+from hat.inference.stepping import open_reader
 from hat.models.hat import HatModel
 from hat.text.ids import BOS
 
@@ -50,9 +50,9 @@ class HatPredictor:
 
     def begin(self) -> np.ndarray:
         run = self._run
-        self._session = HatSession(run.model, run.params, run.splitter, self.rows)
+        self._reader = open_reader(run.model, run.params, run.splitter, BOS, self.rows)
         self._length = 0
-        return self._push(np.full(self.rows, BOS, np.int32))
+        return self._weights()
 
     def push(self, symbols: np.ndarray, restart: np.ndarray | None = None) -> np.ndarray:
         if restart is not None and restart.any():
@@ -60,10 +60,11 @@ class HatPredictor:
         if self._length >= self._context:
             self.begin()
         self._length += 1
-        return self._push(np.asarray(symbols, np.int32))
+        self._reader = self._reader.push(*symbols.tolist())
+        return self._weights()
 
-    def _push(self, ids: np.ndarray) -> np.ndarray:
-        logits = np.asarray(self._session.push(ids), np.float64)[:, :NUM_BYTES]
+    def _weights(self) -> np.ndarray:
+        logits = np.asarray(self._reader.logits, np.float64)[:, :NUM_BYTES]
         return weights_of(_softmax(logits))
 
 

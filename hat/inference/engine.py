@@ -137,8 +137,7 @@ class Engine:
         """rule: the splitter of a HAT, the tokenizer of a Llama. max_rows: continuations at once.
         prefixes: how many rows are kept for prompts that begin alike. max_words: of a row (tokens
         of a Llama), which bounds the backbone's memory; a text that reaches it ends there. closing:
-        rows that the backbone takes together; None: what was measured to be best (`hat bench
-        generate`)."""
+        rows that the backbone takes together; None: `best_closing`."""
         is_hat = isinstance(model, HatModel)
         self._kind = (hat_rows if is_hat else llama_rows)(model)
         self.tokenizer = ByteTokenizer() if is_hat else rule
@@ -394,8 +393,15 @@ class _Reading:
 
 
 def best_closing(rows: int) -> int:
-    """How many rows the backbone takes together: measured by `hat bench generate`."""
-    return rows if rows <= 4 else rows // 4
+    """How many rows the backbone takes together.
+
+    A fifth of the rows ends a word with a byte. With 64 rows of a HAT of 25 million parameters on
+    one busy CPU core, the backbone took 62 ms for all rows and 25 ms for 16, a byte of all rows 24
+    ms: 741 bytes/s with all rows at every word (a conditional a byte), 1,298 with 16 together, and
+    613 in rounds in which rows wait until each has a word, whose longest of 64 has 19 bytes on
+    average. `hat bench generate` repeats the comparison.
+    """
+    return rows if rows <= 4 else max(4, rows // 4)
 
 
 def check_ids(ids: Sequence[int], tokenizer: Tokenizer, num_ids: int) -> None:
