@@ -67,15 +67,17 @@ def compile_step(experiment: Experiment, topology: Topology, to_the_end: bool) -
 
 
 def _laid_out(folder: Path) -> Program | None:
-    """What the compiler has written down, once it has written what comes after it."""
-    if not list(folder.glob("*.after_optimizations_after_buffer_assignment.txt")):
+    """What the compiler has written down, once it has written what comes after it. None before
+    that, and for a compiler that writes other files: it is then waited for to the end."""
+    written = {path.name.partition(".after_")[2]: path for path in folder.glob("*.after_*.txt")}
+    text = written.get("optimizations.txt")
+    report = written.get("optimizations-memory-usage-report.txt")
+    if "optimizations_after_buffer_assignment.txt" not in written or not text or not report:
         return None
-    (text,) = folder.glob("*.after_optimizations.txt")
-    (report,) = folder.glob("*.after_optimizations-memory-usage-report.txt")
     found = re.search(
         r"Memory Space: default.*\nTotal bytes: (\d+)", report.read_text(encoding="utf-8")
     )
-    return Program(text.read_text(encoding="utf-8"), float(found[1]))
+    return Program(text.read_text(encoding="utf-8"), float(found[1])) if found else None
 
 
 def _result(folder: Path, status: int) -> Program:

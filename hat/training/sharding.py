@@ -97,10 +97,11 @@ def make_abstract_mesh(
 
 def make_abstract_device(kind: str, platform: str) -> AbstractDevice:
     """A device that is not there: what JAX calls it, such as "TPU v5p", and "cpu", "gpu", "tpu"."""
+    cores = 1 if platform == "tpu" else None
     try:
-        return AbstractDevice(kind, None, platform)
+        return AbstractDevice(kind, cores, platform)
     except TypeError:  # jax 0.10.0, which knows no platform
-        return AbstractDevice(kind, None)
+        return AbstractDevice(kind, cores)
 
 
 # --- parameters -----------------------------------------------------------------------------------
