@@ -7,6 +7,7 @@ to a base, `base + alpha * (expert - antiexpert)` (arXiv 2401.08565), each renor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
@@ -42,8 +43,10 @@ class Ensemble:
         if not members:
             raise UserError("an ensemble needs a member")
         weights = [1 / len(members)] * len(members) if weights is None else list(weights)
-        if len(weights) != len(members) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+        if len(weights) != len(members) or min(weights) < 0 or not abs(sum(weights) - 1) < 1e-6:
             raise UserError(f"weights {weights} are not {len(members)} shares of 1")
+        if not math.isfinite(alpha):
+            raise UserError(f"alpha {alpha}: give a finite number")
         self.members = list(members)
         self.name = f"{mode} of {', '.join(member.name for member in members)}"
         self._combine = _combination(mode, np.array(weights), alpha)

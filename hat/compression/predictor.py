@@ -17,7 +17,9 @@ import numpy as np
 
 from hat.compression.probabilities import NUM_BYTES, weights_of
 from hat.errors import UserError
-from hat.inference.caches import Cache, Step, compute_params, run_cached_stack, stack_cache
+from hat.inference.llama_rows import take_apart
+from hat.inference.memory import Memory, buffer_step, empty_memory, run_layers
+from hat.inference.parts import Parts
 from hat.models.llama import LlamaConfig, LlamaModel
 from hat.models.model import Params
 from hat.text.ids import BOS
@@ -47,7 +49,8 @@ class Predictor(Protocol):
 
 
 class Snapshot(NamedTuple):
-    """What B rows have read, to be put back in any order: arrays [B, ...]."""
+    """What B rows have read, to be put back in any order: keys and values [B, L, G, S, K], layers,
+    heads, slots and head size, and positions [B]."""
 
     keys: np.ndarray
     values: np.ndarray
@@ -57,8 +60,8 @@ class Snapshot(NamedTuple):
 class LlamaPredictor:
     """A flat byte-level Llama, such as M1.
 
-    context: bytes after BOS that the model has been trained to read. Where its window is as long or
-    it has none, a row that has read so many begins anew by itself, with the byte that it is pushed.
+    context: bytes after BOS that the model has been trained to read. A row that has read so many
+    begins anew by itself, with the byte that it is pushed.
     """
 
     windowed = True
@@ -68,79 +71,91 @@ class LlamaPredictor:
         self.rows = rows
         self.model_hash = hash_model(model, params)
         self._context = context
-        self._model, self._params = model, compute_params(model, params)
-        stack = model.config.stack
-        # A model that has always seen BOS in its window must go on seeing it.
-        self._ring = stack.window is not None and stack.window <= context
-        self._size = stack.window or context + 1
-        self._cache = stack_cache(stack, rows, self._size, jnp.dtype(model.config.dtype))
+        self._net = _Net(model)
+        self._params = self._net.parts.split(params)
+        stack, dtype = model.config.stack, jnp.dtype(model.config.dtype)
+        shape = (rows, stack.kv_heads, context + 1, stack.head_size)
+        self._memory = tuple(empty_memory(*shape, dtype) for _ in range(stack.num_layers))
         self._positions = np.zeros(rows, np.int32)
-        ids = np.full(rows, BOS, np.int32)
-        everywhere = np.ones(rows, bool)
-        first = jnp.zeros_like(self._cache.keys[:, :, 0])
-        self._first = (first, first)
-        probabilities = self._step(ids, everywhere)
+        self._first = _first_slots(self._memory)
+        probabilities = self._step(np.full(rows, BOS, np.int32), np.ones(rows, bool))
         # Slot 0 of every row now holds BOS: what a row that begins anew is given.
-        self._first = (self._cache.keys[:, :, 0], self._cache.values[:, :, 0])
+        self._first = _first_slots(self._memory)
         self.root = weights_of(probabilities)[0]
 
     def begin(self) -> np.ndarray:
-        self._positions[:] = 0
-        keys, values = (x.at[:, :, 0].set(first) for x, first in zip(self._cache, self._first))
-        self._cache = Cache(keys, values)
+        self._positions[:] = 0  # BOS stays in the first slot of every row
         return np.tile(self.root, (self.rows, 1))
 
     def push(self, symbols: np.ndarray, restart: np.ndarray | None = None) -> np.ndarray:
-        restart = np.zeros(self.rows, bool) if restart is None else restart
-        if not self._ring:
-            restart = restart | (self._positions >= self._context)
-        self._positions = np.where(restart, 1, self._positions + 1).astype(np.int32)
-        return weights_of(self._step(np.asarray(symbols, np.int32), restart))
+        again = self._positions >= self._context
+        again = again if restart is None else again | restart
+        self._positions = np.where(again, 1, self._positions + 1).astype(np.int32)
+        return weights_of(self._step(np.asarray(symbols, np.int32), again))
 
     def save(self, length: int) -> Snapshot:
         """All rows, of which none has read more than `length` bytes since it began."""
-        slots = min(self._size, length + 1)
-        keys, values = (np.asarray(jnp.moveaxis(x[:, :, :slots], 1, 0)) for x in self._cache)
+        slots = min(self._context, length) + 1
+        layers = [[np.asarray(x[:, :, :slots]) for x in memory] for memory in self._memory]
+        keys, values = (np.stack(its, axis=1) for its in zip(*layers))
         return Snapshot(keys, values, self._positions.copy())
 
     def load(self, rows: Snapshot) -> None:
         """At most B rows, which become the first of this predictor."""
-        count, slots = len(rows.positions), rows.keys.shape[2]
+        count, slots = len(rows.positions), rows.keys.shape[3]
+
         # Put in by the host: with a shape for every count, XLA would compile for each.
-        filled = [np.zeros(x.shape, x.dtype) for x in self._cache]
-        for array, saved in zip(filled, (rows.keys, rows.values)):
-            array[:, :count, :slots] = np.moveaxis(saved, 0, 1)
-        self._cache = Cache(*map(jnp.asarray, filled))
+        def filled(held, saved):
+            array = np.zeros(held.shape, held.dtype)
+            array[:count, :, :slots] = saved
+            return jnp.asarray(array)
+
+        self._memory = tuple(
+            Memory(filled(memory.keys, rows.keys[:, i]), filled(memory.values, rows.values[:, i]))
+            for i, memory in enumerate(self._memory)
+        )
         self._positions = np.zeros(self.rows, np.int32)
         self._positions[:count] = rows.positions
 
     def _step(self, ids: np.ndarray, restart: np.ndarray) -> np.ndarray:
-        """float32 [B, 256]; the cache moves on."""
-        self._cache, probabilities = _step(
-            self._model, self._params, self._cache, self._first, ids, self._positions, restart
+        """float32 [B, 256]; the memory moves on."""
+        self._memory, probabilities = _step(
+            self._net, self._params, self._memory, self._first, ids, self._positions, restart
         )
         return np.asarray(probabilities)
 
 
+class _Net:
+    """A model taken apart; holds no arrays."""
+
+    def __init__(self, model: LlamaModel):
+        self.stack = model.config.stack
+        self.parts = Parts(model, take_apart)
+
+
+def _first_slots(memory: tuple[Memory, ...]) -> tuple[Memory, ...]:
+    """[B, G, K] of every layer; copies, since a step gives its memory away."""
+    return jax.tree.map(lambda x: jnp.array(x[:, :, 0]), memory)
+
+
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _step(model, params, cache: Cache, first, ids, positions, restart):
-    """One byte a row. first: keys and values of BOS, [L, B, G, K] each, which rows that restart
-    find in their slot 0."""
-    module = model.module(params)
-    again = restart[None, :, None, None]
-    keys, values = (
-        x.at[:, :, 0].set(jnp.where(again, bos, x[:, :, 0])) for x, bos in zip(cache, first)
-    )
-    x, cache = run_cached_stack(
-        lambda block, x, rope, attention, _: block(x, rope, attention),
-        module.backbone,
-        module.embedding(ids[:, None]),
-        Cache(keys, values),
-        Step(positions, jnp.ones(ids.shape, bool)),
-        model.config.stack,
-    )
-    logits = module.head(x, module.embedding.table[...])[:, 0, :NUM_BYTES]
-    return cache, jax.nn.softmax(logits)
+def _step(net: _Net, params, memory, first, ids, positions, restart):
+    """One byte a row. first: keys and values of BOS, [B, G, K] of every layer, which rows that
+    restart find in their slot 0."""
+
+    def put(held, bos):
+        again = restart[:, None, None]
+        return held.at[:, :, 0].set(jnp.where(again, bos, held[:, :, 0]))
+
+    memory, stack = jax.tree.map(put, memory, first), net.stack
+    embedding = net.parts.module(params, "embedding")
+    x, memory = run_layers(
+        net.parts.module(params, "backbone"), embedding(ids[:, None]), memory, positions[:, None],
+        stack,
+        buffer_step(jnp.arange(len(ids)), positions, stack.window, stack.logit_softcap),
+    )  # fmt: skip
+    logits = net.parts.module(params, "head")(x, embedding.table[...])[:, 0, :NUM_BYTES]
+    return memory, jax.nn.softmax(logits)
 
 
 def fingerprint(predictor: Predictor, portable: bool) -> bytes:

@@ -47,7 +47,7 @@ class LlamaRows:
 
     def __init__(self, model: LlamaModel):
         self._config = model.config
-        self._parts = Parts(model, _take_apart)
+        self._parts = Parts(model, take_apart)
 
     def prepare(self, params: Params, rule) -> dict[str, Any]:
         return self._parts.split(params)
@@ -123,7 +123,8 @@ def llama_rows(model: LlamaModel) -> LlamaRows:
     return LlamaRows(model)
 
 
-def _take_apart(module: Llama) -> dict[str, Any]:
+def take_apart(module: Llama) -> dict[str, Any]:
+    """For `Parts`."""
     layers = module.config.stack.num_layers
     return {
         "embedding": module.embedding,

@@ -8,7 +8,6 @@ import re
 
 import jax
 import numpy as np
-from jax.sharding import AbstractDevice
 
 from hat.errors import UserError
 from hat.models.attention.splash import block_size
@@ -25,6 +24,7 @@ from hat.training.objectives import make_objective
 from hat.training.program import Program
 from hat.training.sharding import (
     AnyMesh,
+    make_abstract_device,
     make_abstract_mesh,
     param_shardings,
     state_shardings,
@@ -75,7 +75,8 @@ def outline(experiment: Experiment, topology: Topology) -> Outline:
     training = dataclasses.replace(
         experiment.training, batch_size=1, accumulation_steps=1, mesh=MeshConfig(1, 1, 1)
     )
-    device = AbstractDevice(topology.chip.name, None, "tpu" if topology.is_pod else "gpu")
+    kind = f"TPU {topology.chip.name}", "tpu"
+    device = make_abstract_device(*(kind if topology.is_pod else (topology.chip.name, "gpu")))
     mesh = make_abstract_mesh(training.mesh, 1, device)
     one_row = dataclasses.replace(experiment, training=training)
     program = _program(one_row, mesh)

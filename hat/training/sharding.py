@@ -95,6 +95,14 @@ def make_abstract_mesh(
     return AbstractMesh(shape, AXES, axis_types=types, abstract_device=device)
 
 
+def make_abstract_device(kind: str, platform: str) -> AbstractDevice:
+    """A device that is not there: what JAX calls it, such as "TPU v5p", and "cpu", "gpu", "tpu"."""
+    try:
+        return AbstractDevice(kind, None, platform)
+    except TypeError:  # jax 0.10.0, which knows no platform
+        return AbstractDevice(kind, None)
+
+
 # --- parameters -----------------------------------------------------------------------------------
 
 

@@ -163,6 +163,8 @@ def test_ensembles_of_any_models(runs, file, capsys):
     (["generate", "one", "--prompt", "a", "--temperature", "-1"], "temperature"),
     (["ensemble", "one", "two", "--mode", "proxy", "--prompt", "a"], "a base, an expert"),
     (["ensemble", "one", "--weights", "0.5", "--prompt", "a"], "not 1 shares of 1"),
+    (["ensemble", "one", "--weights", "nan", "--prompt", "a"], "not 1 shares of 1"),
+    (["ensemble", "one", "--alpha", "nan", "--prompt", "a"], "give a finite number"),
     (["ensemble", "one", "--prompt", "a", "--score", "FILE"], "takes no prompt"),
 ])  # fmt: skip
 def test_mistakes(words, error, runs, file, capsys, tmp_path):

@@ -12,14 +12,20 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import AbstractDevice, AbstractMesh, AxisType
+from jax.sharding import AbstractMesh, AxisType
 
 from hat.errors import UserError
 from hat.models import attention
 from hat.models.attention import chunked, cudnn, plain, splash
 from hat.models.layers import REMAT_POLICIES
 from hat.training.config import MeshConfig
-from hat.training.sharding import AXES, batch_sharding, make_abstract_mesh, make_mesh
+from hat.training.sharding import (
+    AXES,
+    batch_sharding,
+    make_abstract_device,
+    make_abstract_mesh,
+    make_mesh,
+)
 from tests.models import toy
 from tests.models.test_attention import HEADS, random_segments
 
@@ -223,7 +229,7 @@ def test_remat_attention_runs_no_kernel_again(remat, kernels):
 
 def test_attend_is_splash_on_a_pod_that_is_not_there():
     """256 devices of an abstract mesh, lowered on this machine."""
-    device = AbstractDevice("TPU v5p", 1, "tpu")
+    device = make_abstract_device("TPU v5p", "tpu")
     mesh = make_abstract_mesh(MeshConfig(replica=2, tensor=4), 256, device)
 
     def form(q, k, v, *, segment):
@@ -314,7 +320,8 @@ def test_a_form_that_cannot_run_is_refused(form, complaint):
 
 
 def test_splash_refuses_heads_that_are_too_wide():
-    mesh = AbstractMesh((1,), ("fsdp",), (AxisType.Auto,), abstract_device=AbstractDevice("", 1, "tpu"))
+    device = make_abstract_device("TPU v5p", "tpu")
+    mesh = AbstractMesh((1,), ("fsdp",), (AxisType.Auto,), abstract_device=device)
     q, k, v, segment, _ = draw(0, 1, 4, "one", 258)
     with jax.sharding.use_abstract_mesh(mesh), pytest.raises(UserError, match="at most 256, not 258"):
         attention.attend(q, k, v, segment=segment, form="splash")

@@ -75,19 +75,20 @@ def test_collectives_of_one_row_by_hand(experiment, plan):
     assert len(traffic) == 3
 
 
-def test_over_many_chips_gradients_are_summed_whole(experiment, plan):
+def test_over_many_chips_gradients_are_summed_whole(experiment):
     """As libtpu compiles it: twice the bytes, and over a whole torus of three dimensions the
     gathers too, twice theirs."""
 
+    wide = override(experiment, [
+        "training.mesh.tensor=1", "training.batch_size=512", "model.encoder.hidden_size=512",
+        "model.decoder.hidden_size=512", "model.backbone.hidden_size=512",
+    ])  # fmt: skip
+    of_any_mesh = outline(wide, POD)
+    weights = sum(wide.model.build().parameter_counts().values()) * 4
+
     def traffic(topology, replica, fsdp):
-        wide = override(experiment, [
-            f"training.mesh.replica={replica}", f"training.mesh.fsdp={fsdp}",
-            "training.mesh.tensor=1", "training.batch_size=512", "model.encoder.hidden_size=512",
-            "model.decoder.hidden_size=512", "model.backbone.hidden_size=512",
-        ])  # fmt: skip
-        pod = parse_topology(topology)
-        work = plan_by_formula(wide, pod, outline(wide, pod)).work
-        weights = sum(wide.model.build().parameter_counts().values()) * 4
+        mesh = [f"training.mesh.replica={replica}", f"training.mesh.fsdp={fsdp}"]
+        work = plan_by_formula(override(wide, mesh), parse_topology(topology), of_any_mesh).work
         found = {}
         for one in work.traffic:
             if one.axes == ("fsdp",):

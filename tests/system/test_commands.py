@@ -95,14 +95,16 @@ def test_bench_train_names_every_part(capsys, config, tmp_path):
     )
 
 
-def test_bench_quickstart_compares_configs(capsys, config, folder, tmp_path, monkeypatch):
+def test_bench_quickstart_compares_configs(capsys, folder, tmp_path, monkeypatch):
+    config = processes.write_config(tmp_path)
     for name, value in processes.environment(folder / "cache").items():
         monkeypatch.setenv(name, value)  # of the processes that it starts
-    words = ("bench", "quickstart", config, "--seeds", 2, "--out", tmp_path, "--set", "training.steps=2")
+    out = tmp_path / "out"
+    words = ("bench", "quickstart", config, "--seeds", 2, "--out", out, "--set", "training.steps=2")
     row = call(capsys, *words)["results"]["tiny"]
     assert len(row["bits_per_byte"]) == 2 and row["steps"] == 2
     assert row["spread"] == pytest.approx(abs(row["bits_per_byte"][0] - row["bits_per_byte"][1]))
-    finished = sorted(tmp_path.glob("*/result.json"))
+    finished = sorted(out.glob("*/result.json"))
     before = [path.stat().st_mtime_ns for path in finished]
     call(capsys, *words)
     assert [path.stat().st_mtime_ns for path in finished] == before  # nothing was trained again
@@ -132,9 +134,10 @@ def test_mistakes_are_one_line(capsys, config, trained, tmp_path, words, said):
     assert len(errors) == 1 and said.format(**names) in errors[0]
 
 
-def test_a_killed_run_resumes_where_it_saved(config, folder, tmp_path):
+def test_a_killed_run_resumes_where_it_saved(folder, tmp_path):
     """SIGKILL in the middle of a run that saves every other step; the same command finishes it,
     with the losses of a run that was never killed."""
+    config = processes.write_config(tmp_path)
     environment = processes.environment(folder / "cache")
     steps = ("training.steps=60", "training.log_every_steps=1")
 

@@ -11,12 +11,11 @@ import re
 from pathlib import Path
 
 import pytest
-from jax.sharding import AbstractDevice
 
 from hat.config import load, override
 from hat.planning.step import batch_shapes
 from hat.training.program import Program
-from hat.training.sharding import make_abstract_mesh, unsharded_leaves
+from hat.training.sharding import make_abstract_device, make_abstract_mesh, unsharded_leaves
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -27,20 +26,24 @@ PODS = {
     "quickstart_bytes": (4, ["training.batch_size=4"]),
     "equal_info_m1": (4, ["training.batch_size=4"]),
     "equal_info_m2": (4, ["training.batch_size=4"]),
+    "sft": (4, ["training.batch_size=4"]),
     "hat_1b": (8, []),
-    "tfree_hat_7b": (256, ["training.accumulation_steps=4"]),
+    "tfree_hat_7b": (256, ["model.remat=attention", "training.accumulation_steps=2"]),
     "tfree_hat_8b_llama": (256, ["training.accumulation_steps=4"]),
     "llama_to_hat": (256, ["training.accumulation_steps=4"]),
-    "tfree_hat_70b": (512, ["training.mesh.tensor=4", "training.accumulation_steps=8"]),
+    "tfree_hat_70b": (512, [
+        "model.remat=dots", "training.accumulation_steps=2",
+        "training.mesh.replica=8", "training.mesh.fsdp=64",
+    ]),
 }
 
-
-# Their teacher must be on the disk; without it, the first is llama_to_hat.
-NEEDS_A_TEACHER = {"llama_to_hat_staged", "llama_to_hat_small"}
+# Their teacher, or the run that they depart from, must be on the disk; without it, the first is
+# llama_to_hat.
+NEEDS_A_RUN = {"llama_to_hat_staged", "llama_to_hat_small", "dpo"}
 
 
 def test_every_named_config_has_its_pod():
-    assert set(PODS) | NEEDS_A_TEACHER == {path.stem for path in CONFIGS.glob("*.py")}
+    assert set(PODS) | NEEDS_A_RUN == {path.stem for path in CONFIGS.glob("*.py")}
 
 
 @pytest.mark.parametrize("name", PODS)
@@ -48,7 +51,7 @@ def test_it_lowers(name):
     devices, changes = PODS[name]
     experiment = override(load(CONFIGS / f"{name}.py"), changes)
     mesh = make_abstract_mesh(
-        experiment.training.mesh, devices, AbstractDevice("TPU v5", None, "tpu")
+        experiment.training.mesh, devices, make_abstract_device("TPU v5", "tpu")
     )
     program = Program(experiment, [batch_shapes(experiment)], mesh)
     (traced,) = program.traced_steps.values()

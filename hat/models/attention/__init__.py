@@ -60,7 +60,13 @@ def attend(
 def target_platform() -> str:
     """What is being traced for: "cpu", "gpu", "tpu"."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform
+    if device is None:
+        return jax.default_backend()
+    if hasattr(device, "platform"):
+        return device.platform
+    # jax 0.10.0 tells only what kind of device it is, which for GPUs is a product's name.
+    kind = device.device_kind
+    return "tpu" if kind.startswith("TPU") else "cpu" if kind == "cpu" else "gpu"
 
 
 def plain_form(length: int, window: int | None) -> str:
