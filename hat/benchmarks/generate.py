@@ -26,7 +26,8 @@ import numpy as np
 from hat.commands.arguments import positive_int
 from hat.data.sources import Skipped, Source
 from hat.errors import UserError
-from hat.inference.engine import Engine, Request, best_closing
+from hat.inference.engine import Engine, best_closing
+from hat.inference.requests import Request
 from hat.inference.sampling import Sampling
 from hat.models.connector import ConnectorConfig
 from hat.models.hat import HatConfig
@@ -165,7 +166,7 @@ def uncached_seconds(model, params, splitter, text: bytes, arguments: argparse.N
     forward: Callable = jax.jit(lambda params, batch: model.logits(params, batch)[0, -1])
     step, total = -(-arguments.length // 8), 0.0
     for length in range(step, step * 8 + 1, step):
-        rows = WordRows(splitter, length + 2, length // 2)
+        rows = WordRows(splitter, length + 2, max(length // 2, 8))
         _, pieces = rows.cut(text[:length], "text")
         batch = {name: value[None] for name, value in rows.expand(pieces[0]).items()}
         forward(params, batch).block_until_ready()

@@ -85,7 +85,8 @@ def make_jobs(num_bytes: int) -> list[dict]:
 
 def expected_texts(folder: Path, jobs: list[dict], rows: int) -> list[str]:
     """What the engine gives for every job, in this process."""
-    from hat.inference.engine import Engine, Request
+    from hat.inference.engine import Engine
+    from hat.inference.requests import Request
     from hat.inference.generation import read_ids
     from hat.inference.run import load_run
     from hat.inference.sampling import Sampling

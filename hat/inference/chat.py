@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hat.errors import UserError
-from hat.inference.engine import Engine, Request
+from hat.inference.engine import Engine
+from hat.inference.requests import Request
 from hat.inference.generation import Generation, OnBytes, read_ids
 from hat.inference.sampling import Sampling
 from hat.text.chat import ASSISTANT, Message

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hat.errors import UserError
-from hat.inference.engine import Continuation, Engine, Request
+from hat.inference.engine import Engine
+from hat.inference.requests import Continuation, Request
 from hat.inference.sampling import Sampling
 from hat.models.model import LanguageModel, Params
 from hat.text.chat import Message, prompt_ids

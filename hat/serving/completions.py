@@ -16,7 +16,7 @@ from typing import Any
 
 from hat.errors import UserError
 from hat.inference.burst import MOST_TOPS
-from hat.inference.engine import Continuation, Request
+from hat.inference.requests import Continuation, Request
 from hat.inference.sampling import Sampling
 from hat.text.tokenizers import Tokenizer
 

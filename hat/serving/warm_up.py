@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hat.inference.burst import BURST
-from hat.inference.engine import Engine, Request
+from hat.inference.engine import Engine
+from hat.inference.requests import Request
 from hat.inference.sampling import Sampling
 
 

@@ -7,7 +7,8 @@ import logging
 import threading
 from collections.abc import Sequence
 
-from hat.inference.engine import Continuation, Engine, Request
+from hat.inference.engine import Engine
+from hat.inference.requests import Continuation, Request
 
 
 class WorkerFailed(Exception):

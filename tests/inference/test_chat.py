@@ -11,7 +11,8 @@ import pytest
 from hat.data.config import DataConfig
 from hat.data.cutting import Cutter
 from hat.inference.chat import Conversation
-from hat.inference.engine import Engine, Request
+from hat.inference.engine import Engine
+from hat.inference.requests import Request
 from hat.inference.generation import generate_with
 from hat.inference.sampling import Sampling
 from hat.text.chat import ASSISTANT, Message

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hat.errors import UserError
-from hat.inference.engine import Engine, Request
+from hat.inference.engine import Engine
+from hat.inference.requests import Request
 from hat.inference.generation import continue_prompts, read_ids
 from hat.inference.prefixes import Prefixes, common_start
 from hat.inference.sampling import Sampling

@@ -226,7 +226,9 @@ def wait_until(condition):
     raise AssertionError("it has not come to this in 30 seconds")
 
 
-def test_a_client_that_leaves_frees_its_rows(http, engine):
+def test_a_client_that_leaves_frees_its_rows(http, engine, monkeypatch):
+    step = engine.step
+    monkeypatch.setattr(engine, "step", lambda: time.sleep(0.5) or step())  # none ends before
     long = {**FIXED, "n": ROWS, "max_tokens": 3_000, "stream": True}
     for _ in range(2):
         with http.stream("POST", "/v1/completions", json=long) as response:
