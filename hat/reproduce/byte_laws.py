@@ -29,8 +29,9 @@ from hat.errors import UserError
 from hat.evaluation.perturbations import perturb
 from hat.evaluation.streams import Stream
 from hat.inference.run import load_run
+from hat.reproduce.finish import finish
 from hat.reproduce.prompt_ends import compare, table_of_ends
-from hat.reproduce.robustness import divide, finish, on_text, shrink, with_steps
+from hat.reproduce.robustness import divide, on_text, shrink, with_steps
 from hat.training.progress import warn
 
 PIECE = 400  # bytes

@@ -31,6 +31,7 @@ from hat.models.flops import TRAINING_FACTOR
 from hat.models.layers import StackConfig
 from hat.models.llama import LlamaConfig
 from hat.reproduce import equal_info_text as text
+from hat.reproduce.finish import finish
 from hat.text.tokenizers import (
     ByteTokenizer,
     Tokenizer,
@@ -41,7 +42,6 @@ from hat.text.tokenizers import (
 from hat.text.window_table import TableTokenizer
 from hat.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from hat.training.experiment import Experiment
-from hat.training.loop import train
 from hat.training.progress import Progress, warn
 from hat.training.run_folder import write_atomically
 
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> dict:
     _settle(out, settings)
     texts = text.draw_texts(arguments.text, size.train_bytes, size.heldout_bytes, seed)
     text.write_documents(out / "text.arrayrecord", texts.train)
-    train(m1_experiment(out / "text.arrayrecord", size, seed), out / "m1")
+    finish(m1_experiment(out / "text.arrayrecord", size, seed), out / "m1")
     spellings = Spellings(out, texts, size)
     results = {}
     for name in (name for name in ARMS if name in arguments.arms):
@@ -254,7 +254,7 @@ def measure(
     """Trains a model, and scores the held-out documents as it reads them: nats of the codes, over
     the bytes of the text."""
     experiment = m2_experiment(name, arm, size, seed)
-    train(experiment, folder)
+    finish(experiment, folder)
     run = load_run(folder)
     few = run.model.config.num_ids > 10_000
     scores = score_documents(

@@ -63,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict:
     from hat.inference.run import load_run
+    from hat.reproduce.finish import finish
     from hat.reproduce.teacher_text import bits_per_byte, heldout_documents
-    from hat.training.loop import train
 
     out = arguments.out
     size = SMOKE if arguments.smoke else dataclasses.replace(Size(), num_bytes=arguments.bytes)
@@ -85,9 +85,8 @@ def run(arguments: argparse.Namespace) -> dict:
     }  # fmt: skip
     convert_blocks(teacher_folder, experiments["published"], out / "blocks")
     for arm, experiment in experiments.items():
-        if not (out / arm / "result.json").exists():
-            _say(f"{arm}: {experiment.training.steps} steps")
-            train(experiment, out / arm)
+        _say(f"{arm}: {experiment.training.steps} steps")
+        finish(experiment, out / arm)
 
     documents = heldout_documents(source, fraction)
     line = bits_per_byte(teacher, documents)
@@ -162,20 +161,19 @@ def train_teacher(folder: Path, text: str, size: Size) -> Path:
     from hat.data.config import DataConfig
     from hat.models.layers import StackConfig
     from hat.models.llama import LlamaConfig
+    from hat.reproduce.finish import finish
     from hat.training.experiment import Experiment
-    from hat.training.loop import train
 
-    if not (folder / "result.json").exists():
-        _say(f"training a teacher on {text}")
-        stack = StackConfig(
-            hidden_size=64, num_layers=4, num_heads=4, intermediate_size=172, num_kv_heads=2
-        )
-        model = LlamaConfig(stack, 512, tie_embeddings=True, dtype="float32", scan_layers=False)
-        data = DataConfig(
-            source=text, tokenizer="bpe:512", row_length=TEACHER_TOKENS, heldout_fraction=0.01
-        )
-        training = _training(size.teacher_steps, 1, 0)
-        train(Experiment("teacher", model, data, training), folder)
+    _say(f"a teacher for {text}: {size.teacher_steps} steps")
+    stack = StackConfig(
+        hidden_size=64, num_layers=4, num_heads=4, intermediate_size=172, num_kv_heads=2
+    )
+    model = LlamaConfig(stack, 512, tie_embeddings=True, dtype="float32", scan_layers=False)
+    data = DataConfig(
+        source=text, tokenizer="bpe:512", row_length=TEACHER_TOKENS, heldout_fraction=0.01
+    )
+    training = _training(size.teacher_steps, 1, 0)
+    finish(Experiment("teacher", model, data, training), folder)
     return folder
 
 

@@ -41,9 +41,10 @@ from hat.evaluation.summary import summarize
 from hat.evaluation.tasks import Item, Task
 from hat.inference.run import load_run
 from hat.models.flops import TRAINING_FACTOR
+from hat.reproduce.finish import finish
 from hat.training.config import OptimizerConfig, ScheduleConfig
 from hat.training.experiment import Experiment
-from hat.training.loop import prepare_corpus, train
+from hat.training.loop import prepare_corpus
 from hat.training.progress import warn
 
 MODELS = {"hat": "quickstart", "subword": "quickstart_bpe", "bytes": "quickstart_bytes"}
@@ -253,18 +254,6 @@ def train_to(experiment: Experiment, flops: float, folder: Path) -> dict[str, fl
     steps = max(1, round(flops / each))
     finish(with_steps(experiment, steps), folder)
     return {"steps": steps, "flops": steps * each, "bytes": steps * num_bytes}
-
-
-def finish(experiment: Experiment, folder: Path) -> None:
-    """Trains, unless the run has made all its steps. KeyboardInterrupt where it was told to stop
-    before: what is half trained is not to be measured."""
-    result = folder / "result.json"
-    if result.exists():
-        done = json.loads(result.read_text(encoding="utf-8"))["step"]
-        if done >= experiment.training.steps:
-            return
-    if not train(experiment, folder)["finished"]:
-        raise KeyboardInterrupt
 
 
 # --- noise --------------------------------------------------------------------------------------

@@ -17,7 +17,14 @@ from hat.evaluation.report.svg import DEEP, PALE, blend
 from hat.evaluation.results import ALL_TASKS, from_json, plain, to_json
 from hat.evaluation.statistics import Interval
 from hat.text.splitters import make_splitter
-from tests.evaluation.report_results import BYTES, NOISES, SUBWORD, comparison, interval, results
+from tests.evaluation.report_results import (
+    BYTES,
+    NOISES,
+    SUBWORD,
+    comparison,
+    interval,
+    results,
+)
 
 VOID = {"meta", "br"}
 

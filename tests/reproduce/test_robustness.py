@@ -82,27 +82,6 @@ def test_every_model_has_a_small_form(config):
     assert small.data.tokenizer in (None, "bytes", "bpe:270")
 
 
-def test_finished_runs_are_not_trained_again(tmp_path, monkeypatch):
-    trained = []
-
-    def train(*given):
-        trained.append(given)
-        return {"finished": len(trained) < 3}
-
-    monkeypatch.setattr(robustness, "train", train)
-    experiment = robustness.with_steps(load(CONFIGS / "quickstart.py"), 10)
-    robustness.finish(experiment, tmp_path)
-    (tmp_path / "result.json").write_text('{"step": 9}')
-    robustness.finish(experiment, tmp_path)
-    assert trained == [(experiment, tmp_path)] * 2
-    (tmp_path / "result.json").write_text('{"step": 10}')
-    robustness.finish(experiment, tmp_path)
-    assert len(trained) == 2
-    (tmp_path / "result.json").unlink()
-    with pytest.raises(KeyboardInterrupt):  # told to stop: nothing goes on with half a model
-        robustness.finish(experiment, tmp_path)
-
-
 def test_items_are_pieces_of_the_held_out_text(files):
     divided = robustness.divide(f"{files}/english.txt", 0.1, files / "text")
     whole = (files / "english.txt").read_bytes()

@@ -1,0 +1,22 @@
+"""Training as a part of an experiment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hat.training.experiment import Experiment
+from hat.training.loop import train
+from hat.training.run_folder import RESULT_FILE
+
+
+def finish(experiment: Experiment, folder: Path) -> None:
+    """Trains, unless the run has made all its steps. KeyboardInterrupt where it was told to stop
+    before: what is half trained is not to be measured."""
+    result = folder / RESULT_FILE
+    if result.exists():
+        done = json.loads(result.read_text(encoding="utf-8"))["step"]
+        if done >= experiment.training.steps:
+            return
+    if not train(experiment, folder)["finished"]:
+        raise KeyboardInterrupt
