@@ -2,7 +2,9 @@
 
 Every item is asked on clean text and under every perturbation, rate and seed; its continuation, or
 its choices, stay as they are. What counts first is the nats per byte that noise adds to the right
-continuation: it is the same bytes for every model, and moves where accuracy does not.
+continuation: it is the same bytes for every model, and moves where accuracy does not. With
+--apply-to continuation or both, continuations are noised as well: other texts, still the same for
+every model, whose nats are over their noised bytes.
 
 OUT holds items.jsonl and scores/NAME.jsonl (every score of every item; the same command goes on
 where it was stopped) and, computed from them, results.json, report.html and report.md.
@@ -36,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="rising shares of units to disturb (default: 0.02 0.05 0.1 0.2 0.4)")
     parser.add_argument("--seeds", metavar="N", type=positive_int,
                         help="perturbation seeds of every item, at least 5 (default: 5)")
+    parser.add_argument("--apply-to", metavar="PART", choices=("context", "continuation", "both"),
+                        help="what is noised: context, continuation or both (default: context)")
     parser.add_argument("--limit", metavar="N", type=positive_int,
                         help="only the first N items of every file")
     parser.add_argument("--misspellings", metavar="FILE", type=Path,
@@ -77,7 +81,9 @@ def evaluate(arguments: argparse.Namespace):
         items_text,
         read_items,
         require_same_items,
+        require_same_part,
         score_path,
+        started_scores,
     )
     from hat.evaluation.summary import summarize
     from hat.evaluation.tasks import read_tasks
@@ -86,7 +92,8 @@ def evaluate(arguments: argparse.Namespace):
         raise UserError("give a RUN and --tasks FILE, or --from-scores DIR")
     tasks = read_tasks(arguments.tasks, arguments.limit)
     rates, seeds = arguments.rates or robustness.RATES, arguments.seeds or 5
-    robustness.check_plan(tasks, rates, seeds)
+    apply_to = arguments.apply_to or "context"
+    robustness.check_plan(tasks, rates, seeds, apply_to)
     misspelling, fingerprint = read_misspelling(arguments.misspellings)
     names = arguments.names or robustness.NAMES
     perturbations = robustness.choose_perturbations(names, misspelling)
@@ -95,12 +102,15 @@ def evaluate(arguments: argparse.Namespace):
         require_same_items(read_items(items), {
             "this command": {task.name: task.fingerprint for task in tasks}
         })  # fmt: skip
+    started = started_scores(arguments.out)
+    require_same_part(apply_to, {str(path): its.apply_to for path, its in started.items()})
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_file(items, items_text(tasks).encode())
     all_scores = []
     for path, name in zip(arguments.runs, model_names(arguments.runs)):
         scorer, model = load(path, name, arguments.batch_size)
-        head = Scores(model, {task.name: task.fingerprint for task in tasks}, fingerprint, {})
+        head = Scores(model, {task.name: task.fingerprint for task in tasks}, fingerprint, {},
+                      apply_to)
         with ScoreFile(score_path(arguments.out, name), head) as file:
             score(scorer, file, tasks, perturbations, rates, seeds)
             all_scores.append(file.scores)
@@ -123,16 +133,18 @@ def recompute(arguments: argparse.Namespace):
     """The results of stored scores."""
     from hat.evaluation.robustness import check_plan, choose_perturbations
     from hat.evaluation.scores import ITEMS_FILE, complete_plan, read_folder, read_items
-    from hat.evaluation.scores import require_same_items
+    from hat.evaluation.scores import require_same_items, require_same_part
     from hat.evaluation.summary import summarize
     from hat.training.progress import warn
 
-    if arguments.runs or arguments.tasks or arguments.limit:
-        raise UserError("--from-scores takes no RUN, --tasks or --limit; leave them out")
+    if arguments.runs or arguments.tasks or arguments.limit or arguments.apply_to:
+        raise UserError("--from-scores takes no RUN, --tasks, --limit or --apply-to; leave them out")
     tasks = read_items(arguments.from_scores[0] / ITEMS_FILE)
     found = {path: s for folder in arguments.from_scores for path, s in read_folder(folder).items()}
     require_same_items(tasks, {str(path): scores.tasks for path, scores in found.items()})
     all_scores = list(found.values())
+    apply_to = all_scores[0].apply_to
+    require_same_part(apply_to, {str(path): scores.apply_to for path, scores in found.items()})
     twice = [s.model.name for s in all_scores]
     twice = {name for name in twice if twice.count(name) > 1}
     if twice:
@@ -141,7 +153,7 @@ def recompute(arguments: argparse.Namespace):
     if left and not arguments.names:
         warn(f"left out, as not every model has all its scores: {', '.join(left)}")
     rates, seeds = arguments.rates or rates, arguments.seeds or seeds
-    check_plan(tasks, rates, seeds)
+    check_plan(tasks, rates, seeds, apply_to)
     misspelling, _ = read_misspelling(arguments.misspellings)
     perturbations = choose_perturbations(arguments.names or names, misspelling)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -191,11 +203,11 @@ def read_misspelling(path: Path | None):
 
 def table(results) -> str:
     """What noise costs, a line for each perturbation and a column for each model."""
-    from hat.evaluation.results import ALL_TASKS, CURVE_METRICS
+    from hat.evaluation.results import ALL_TASKS, COSTS, CURVE_METRICS
 
     tasks = [task.name for task in results.tasks]
     task = ALL_TASKS if len(tasks) > 1 else tasks[0]
-    metric = "mean_noise_cost"
+    metric = f"mean_{COSTS[results.apply_to]}"
     curves = {(c.perturbation, c.model): c.metrics[metric] for c in results.curves
               if c.task == task and metric in c.metrics}
     names = [model.name for model in results.models]

@@ -7,7 +7,8 @@ item together) and n, the number of items. A number that is not defined is NaN, 
     Results
       models          what was compared, in the order given
       tasks           the items they were asked
-      perturbations   what was done to the contexts
+      apply_to        the part of the items that was noised: context, continuation or both
+      perturbations   what was done to it
       cells           model x task x perturbation x rate; perturbation None, rate 0: the clean text
       curves          model x task x perturbation, over all rates
       comparisons     two models, on the same items
@@ -15,7 +16,8 @@ item together) and n, the number of items. A number that is not defined is NaN, 
       adaptations     continued training on another language, where that was done
 
 A task of cells, curves and comparisons may be ALL_TASKS: the items of all tasks in one, for metrics
-in nats. Noise is put into contexts alone; continuations are the same bytes for every model.
+in nats. Continuations are the same bytes for every model, and, unless they were noised themselves,
+under every noise.
 """
 
 from __future__ import annotations
@@ -31,8 +33,10 @@ from typing import Any, NamedTuple
 from hat.errors import UserError
 from hat.evaluation.statistics import Interval
 
-SCHEMA, VERSION = "hat-robustness", 2
+SCHEMA, VERSION = "hat-robustness", 3
 ALL_TASKS = "all tasks"
+# What noise costs in nats per byte, by apply_to: over bytes that stay, or over other ones.
+COSTS = {"context": "noise_cost", "continuation": "noised_text_cost", "both": "noised_text_cost"}
 
 
 class Metric(NamedTuple):
@@ -51,8 +55,14 @@ METRICS = {
         "context noise cost", "nats/byte", "lower",
         "what noise in the context adds to the unchanged continuation (the right choice)",
     ),
+    "noised_text_cost": Metric(
+        "noised text cost", "nats/byte", "lower",
+        "nats per byte of the noised continuation (the right choice), over its noised bytes, less "
+        "those of the clean one, over its clean bytes; items count by their noised bytes",
+    ),
     "bits_per_byte": Metric(
-        "bits per byte", "bits/byte", "lower", "of the continuation (the right choice)"
+        "bits per byte", "bits/byte", "lower",
+        "of the continuation (the right choice), over its bytes as scored",
     ),
     "accuracy": Metric("accuracy", "", "higher", "share of items whose likeliest choice is right"),
     "accuracy_per_byte": Metric(
@@ -76,7 +86,7 @@ METRICS = {
     ),
     "exact_match": Metric("exact match", "", "higher", "share of answers generated as given"),
     "edit_rate": Metric(
-        "realised edits", "edits/byte", "", "Damerau edits of bytes per byte of the context"
+        "realised edits", "edits/byte", "", "Damerau edits of bytes per byte of the part that was noised"
     ),
     "position_ratio": Metric(
         "positions", "x clean", "", "backbone steps (words or tokens) over those of the clean text"
@@ -87,6 +97,10 @@ METRICS = {
 CURVE_METRICS = {
     "mean_noise_cost": Metric(
         "mean noise cost", "nats/byte", "lower", "noise cost over rates 0 to the largest, averaged"
+    ),
+    "mean_noised_text_cost": Metric(
+        "mean noised text cost", "nats/byte", "lower",
+        "noised text cost over rates 0 to the largest, nats and noised bytes averaged",
     ),
     "accuracy_area": Metric(
         "area under accuracy", "x clean", "higher",
@@ -117,13 +131,15 @@ class Model:
 @dataclasses.dataclass(frozen=True)
 class Task:
     """kind: "choices", "continuation" or "generation". chance: accuracy of guessing, NaN without
-    choices. fingerprint: of all items."""
+    choices. fingerprint: of all items. spared: continuations, over all noises, rates and seeds, that
+    were left clean, as noise would have left nothing of them."""
 
     name: str
     kind: str
     items: int
     chance: float
     fingerprint: str
+    spared: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,8 +200,9 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """An item under noise. edits: (start, end, replacement) of bytes of the context, ascending.
-    nats of the continuation, clean and noised."""
+    """An item under noise. edits, continuation_edits: (start, end, replacement) of bytes of the
+    context and of the continuation, both clean, ascending. nats of the continuation in clean and in
+    noised text."""
 
     model: str
     task: str
@@ -196,6 +213,7 @@ class Example:
     context: bytes
     edits: tuple[tuple[int, int, bytes], ...]
     continuation: bytes
+    continuation_edits: tuple[tuple[int, int, bytes], ...]
     clean_nats: float
     noised_nats: float
 
@@ -225,11 +243,12 @@ class Adaptation:
 @dataclasses.dataclass(frozen=True)
 class Results:
     """All of it. rates: without the 0 of clean text. seeds: of the perturbations, 0 to seeds - 1.
-    level: of the intervals. notes: sentences about how it was done, for the report."""
+    level: of the intervals. apply_to: the part of the items that was noised. notes: sentences about how it was done, for the report."""
 
     rates: tuple[float, ...]
     seeds: int
     level: float
+    apply_to: str
     models: tuple[Model, ...]
     tasks: tuple[Task, ...]
     perturbations: tuple[Noise, ...]

@@ -1,7 +1,8 @@
 """Noise in the contexts of test items, and what a model makes of them.
 
-Continuations and choices stay as they are, so that what is scored is the same bytes for every
-model and under every noise. Jitter of segmentation changes no byte at all, but where a model's
+Unless asked otherwise, continuations and choices stay as they are, so that what is scored is the
+same bytes for every model and under every noise. Noise in continuations (`apply_to`) makes other
+texts of them, still the same for every model, with a number of bytes of their own. Jitter of segmentation changes no byte at all, but where a model's
 words or tokens begin. An item has its own random numbers, addressed by task and item: its
 noise depends on neither the model nor the other items.
 """
@@ -9,10 +10,11 @@ noise depends on neither the model nor the other items.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from hat.errors import UserError
 from hat.evaluation.edits import Perturbed
-from hat.evaluation.perturbations import REGISTRY, find, find_words, perturb
+from hat.evaluation.perturbations import APPLY_TO, REGISTRY, find, find_words, perturb
 from hat.evaluation.perturbations.core import Perturbation
 from hat.evaluation.perturbations.segmentation import JITTERS, Jitter
 from hat.evaluation.scores import Cell, Key, ScoreFile
@@ -50,8 +52,13 @@ def choose_perturbations(
     return list(chosen.values())
 
 
-def check_plan(tasks: Sequence[Task], rates: Sequence[float], seeds: int) -> None:
-    """UserError: rates that do not rise within 0 to 1, too few seeds, items without context."""
+def check_plan(
+    tasks: Sequence[Task], rates: Sequence[float], seeds: int, apply_to: str = "context"
+) -> None:
+    """UserError: rates that do not rise within 0 to 1, too few seeds, items without context where
+    that alone is noised, answers that would be noised, an unknown part."""
+    if apply_to not in APPLY_TO:
+        raise UserError(f"apply_to {apply_to!r} is not known; choose from {', '.join(APPLY_TO)}")
     if not rates or any(not 0 < rate <= 1 for rate in rates):
         raise UserError(f"rates {list(rates)}: give shares above 0, at most 1")
     if any(b <= a for a, b in zip(rates, rates[1:])):
@@ -60,21 +67,58 @@ def check_plan(tasks: Sequence[Task], rates: Sequence[float], seeds: int) -> Non
         raise UserError(f"{seeds} perturbation seeds say too little about the noise; give at least "
                         f"{FEWEST_SEEDS}")
     for task in tasks:
-        if not any(any(item.contexts) for item in task.items):
+        if task.kind == "generation" and apply_to != "context":
+            raise UserError(f"the answers of task {task.name} are generated, and there is no "
+                            "continuation to put noise into; leave it out, or --apply-to context")
+        if apply_to == "context" and not any(any(item.contexts) for item in task.items):
             raise UserError(f"task {task.name} has no contexts to put noise into; leave it out")
 
 
-def noised_contexts(
-    task: Task, item: Item, perturbation: Noise, rate: float, seed: int
-) -> list[Perturbed]:
-    """Every context of the item under noise. Contexts of one item share their numbers, so that a
-    beginning that they share is damaged alike; protected words stay."""
-    if isinstance(perturbation, Jitter):
-        return _clean(item)
-    item_id = f"{task.name}/{item.id}"
-    return [perturb(context, perturbation, rate, seed, item_id,
-                    protect=find_words(context, item.protect))
-            for context in item.contexts]
+class Noised(NamedTuple):
+    """An item under noise: its contexts and its continuations, those that are left alone without
+    edits. edit_distance: of those that noise was put into. spared: continuations that stayed clean,
+    as noise would have left nothing of them to score."""
+
+    contexts: list[Perturbed]
+    continuations: list[Perturbed]
+    edit_distance: int
+    spared: int
+
+
+def noised_item(
+    task: Task,
+    item: Item,
+    perturbation: Noise | None,
+    rate: float,
+    seed: int,
+    apply_to: str = "context",
+) -> Noised:
+    """The item under noise in the part `apply_to`; None: the item itself. Contexts of one item
+    share their numbers, and so do its continuations, so that a beginning that they share is
+    damaged alike; a context becomes the same whether continuations are noised too or not. Protected
+    words stay."""
+    if perturbation is None or isinstance(perturbation, Jitter):
+        return Noised(_untouched(item.contexts), _untouched(item.continuations), 0, 0)
+
+    def noised(texts: Sequence[bytes], item_id: str) -> list[Perturbed]:
+        return [perturb(text, perturbation, rate, seed, item_id,
+                        protect=find_words(text, item.protect))
+                for text in texts]  # fmt: skip
+
+    item_id, spared = f"{task.name}/{item.id}", 0
+    contexts, continuations = _untouched(item.contexts), _untouched(item.continuations)
+    if apply_to in ("context", "both"):
+        contexts = noised(item.contexts, item_id)
+    if apply_to in ("continuation", "both"):
+        noisy = noised(item.continuations, f"{item_id}/continuation")
+        spared = sum(not its.text for its in noisy)
+        continuations = [its if its.text else clean for its, clean in zip(noisy, continuations)]
+    distance = sum(its.edit_distance for its in (*contexts, *continuations))
+    return Noised(contexts, continuations, distance, spared)
+
+
+def _untouched(texts: Sequence[bytes]) -> list[Perturbed]:
+    return [Perturbed(text, ()) for text in texts]
 
 
 def cell_keys(
@@ -96,11 +140,11 @@ def score_cells(
     seeds: int,
     done: Callable[[int], object] = lambda _: None,
 ) -> None:
-    """Scores every cell that the file does not hold, and adds it: all seeds of a rate together.
-    done: told how many of the cells are there. UserError: jitter of the words of a model that has
-    none, or of generated answers."""
+    """Scores every cell that the file does not hold, and adds it: all seeds of a rate together. The
+    part of the items that is noised is the file's. done: told how many of the cells are there.
+    UserError: jitter of the words of a model that has none, of generated answers, or of a part."""
     for jitter in (p for p in perturbations if isinstance(p, Jitter)):
-        _check_jitter(scorer, jitter, tasks)
+        _check_jitter(scorer, jitter, tasks, file.scores.apply_to)
     keys = cell_keys(tasks, perturbations, rates, seeds)
     missing: dict[tuple, list[Key]] = {}
     for key in keys:
@@ -115,13 +159,17 @@ def score_cells(
         if name != latest:
             known, latest = {}, name
         noise, seeds_of_it = by_name.get(name), [key[3] for key in its_keys]
-        file.add(_score(scorer, tasks_by_name[task], noise, rate, seeds_of_it, known))
+        file.add(_score(scorer, tasks_by_name[task], noise, rate, seeds_of_it, known,
+                        file.scores.apply_to))
         count += len(its_keys)
         done(count)
 
 
-def _check_jitter(scorer: Scorer, jitter: Jitter, tasks: Sequence[Task]) -> None:
-    """UserError: a model or a task that it cannot be asked of."""
+def _check_jitter(scorer: Scorer, jitter: Jitter, tasks: Sequence[Task], apply_to: str) -> None:
+    """UserError: a model, a task or a part that it cannot be asked of."""
+    if apply_to != "context":
+        raise UserError(f"{jitter.name} moves boundaries of the whole text, whose bytes stay; leave "
+                        "it out, or --apply-to")
     if scorer.kind != "hat" and jitter.mode != "split":
         raise UserError(f"{jitter.name} is of words, and tokens have only jitter-split; leave it "
                         "out, or evaluate this model by itself")
@@ -138,38 +186,32 @@ def _score(
     rate: float,
     seeds: Sequence[int],
     known: dict[tuple[bytes, bytes], Score],
+    apply_to: str,
 ) -> list[Cell]:
     """A cell for each seed, scored in one go. known: scores by pair, which it adds to."""
-    noised = [
-        [_clean(item) if noise is None else noised_contexts(task, item, noise, rate, seed)
-         for item in task.items]
-        for seed in seeds
-    ]  # fmt: skip
+    noised = [[noised_item(task, item, noise, rate, seed, apply_to) for item in task.items]
+              for seed in seeds]  # fmt: skip
     if isinstance(noise, Jitter):
         scored = _score_jittered(scorer, task, noise, rate, seeds)
     elif task.kind == "generation":
         scored = _generate(scorer, task, noised)
     else:
-        scored = _score_continuations(scorer, task, noised, known)
+        scored = _score_continuations(scorer, noised, known)
     name = None if noise is None else noise.name
     return [
         Cell(task=task.name, perturbation=name, rate=rate, seed=seed,
-             edit_distance=[sum(c.edit_distance for c in contexts) for contexts in its_contexts],
-             **fields)
-        for seed, its_contexts, fields in zip(seeds, noised, scored)
+             edit_distance=[its.edit_distance for its in items],
+             spared=sum(its.spared for its in items), **fields)
+        for seed, items, fields in zip(seeds, noised, scored)
     ]  # fmt: skip
 
 
-def _clean(item: Item) -> list[Perturbed]:
-    return [Perturbed(context, ()) for context in item.contexts]
-
-
-def _score_continuations(scorer, task: Task, noised: list[list[list[Perturbed]]], known):
+def _score_continuations(scorer, noised: list[list[Noised]], known):
     """The fields of every cell, of items that are scored."""
     pairs = [
-        [pair([context.text for context in contexts], item.continuations)
-         for item, contexts in zip(task.items, its_contexts)]
-        for its_contexts in noised
+        [pair([its.text for its in item.contexts], [its.text for its in item.continuations])
+         for item in items]
+        for items in noised
     ]  # fmt: skip
     new = [p for cell in pairs for item in cell for p in item if p not in known]
     known.update(zip(new, scorer.continuations(new)))
@@ -179,6 +221,7 @@ def _score_continuations(scorer, task: Task, noised: list[list[list[Perturbed]]]
             "nats": [[score.nats for score in item] for item in items],
             "likeliest": [[score.likeliest for score in item] for item in items],
             "positions": [[score.positions for score in item] for item in items],
+            "num_bytes": [[len(continuation) for _, continuation in item] for item in cell],
             "correct": [],
             "truncated": _count(items, lambda score: score.truncated),
             "straddled": _count(items, lambda score: score.straddled),
@@ -187,19 +230,19 @@ def _score_continuations(scorer, task: Task, noised: list[list[list[Perturbed]]]
 
 def _score_jittered(scorer, task: Task, jitter: Jitter, rate: float, seeds: Sequence[int]):
     """The fields of every cell: the same texts for every seed, read with other boundaries."""
-    clean = [[_clean(item) for item in task.items]]
+    clean = [[noised_item(task, item, None, 0.0, 0) for item in task.items]]
     for seed in seeds:
-        yield from _score_continuations(scorer.jittered(jitter.mode, rate, seed), task, clean, {})
+        yield from _score_continuations(scorer.jittered(jitter.mode, rate, seed), clean, {})
 
 
 def _count(items: Iterable[Iterable[Score]], test: Callable[[Score], bool]) -> int:
     return sum(test(score) for item in items for score in item)
 
 
-def _generate(scorer, task: Task, noised: list[list[list[Perturbed]]]):
+def _generate(scorer, task: Task, noised: list[list[Noised]]):
     """The fields of every cell, of items that are generated."""
-    for contexts in noised:
-        prompts = [context.text for (context,) in contexts]
+    for items in noised:
+        prompts = [item.contexts[0].text for item in items]
         # A stop may differ between items; the answers are few enough to cut each by its own.
         texts = scorer.complete(prompts, ANSWER_BYTES)
         correct = [
@@ -207,5 +250,5 @@ def _generate(scorer, task: Task, noised: list[list[list[Perturbed]]]):
             for text, item in zip(texts, task.items)
         ]
         empty = [[] for _ in task.items]
-        yield {"nats": empty, "likeliest": empty, "positions": empty, "correct": correct,
-               "truncated": 0, "straddled": 0}  # fmt: skip
+        yield {"nats": empty, "likeliest": empty, "positions": empty, "num_bytes": empty,
+               "correct": correct, "truncated": 0, "straddled": 0}  # fmt: skip

@@ -8,9 +8,10 @@ line appears whole or not at all, and work that was stopped goes on with the cel
 
 The head of items.jsonl is {"schema": "hat-robustness-items", "version": 2}; its lines are
 {"task", "kind", "id", "contexts", "continuations", "gold", "stop", "protect"}, as `tasks.Item` has
-them, with texts as strings. The head of scores is {"schema": "hat-robustness-scores", "version": 2,
-"model", "tasks", "misspellings"}: `ScoredModel`, the fingerprint of each task, and that of the list
-of misspellings, if there is one. The lines are `Cell`s, field by field.
+them, with texts as strings. The head of scores is {"schema": "hat-robustness-scores", "version": 3,
+"model", "tasks", "misspellings", "apply_to"}: `ScoredModel`, the fingerprint of each task, that of
+the list of misspellings, if there is one, and which part of the items is noised. The lines are
+`Cell`s, field by field.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from typing import Any
 from hat.errors import UserError
 from hat.evaluation.tasks import Item, Task
 
-ITEMS_SCHEMA, SCORES_SCHEMA, VERSION = "hat-robustness-items", "hat-robustness-scores", 2
+ITEMS_SCHEMA, SCORES_SCHEMA = "hat-robustness-items", "hat-robustness-scores"
+VERSIONS = {ITEMS_SCHEMA: 2, SCORES_SCHEMA: 3}
 ITEMS_FILE, SCORES_FOLDER = "items.jsonl", "scores"
 
 
@@ -45,8 +47,10 @@ class Cell:
     """What one model made of the n items of a task. Lists of n, in the order of the items.
 
     nats, likeliest, positions: of every choice, as in `scoring.Score`; empty lists for generation.
-    edit_distance: byte edits of all contexts of the item. correct: of generation, whether an answer
-    came; empty otherwise. truncated, straddled: how many texts were.
+    num_bytes: of every choice as it was scored, noise and all; empty lists likewise. edit_distance:
+    byte edits of everything that noise was put into: all contexts, all choices, or both. correct:
+    of generation, whether an answer came; empty otherwise. truncated, straddled: how many texts
+    were. spared: how many continuations stayed clean, as noise would have left nothing of them.
     """
 
     task: str
@@ -56,10 +60,12 @@ class Cell:
     nats: list[list[float]]
     likeliest: list[list[bool]]
     positions: list[list[int]]
+    num_bytes: list[list[int]]
     edit_distance: list[int]
     correct: list[bool]
     truncated: int
     straddled: int
+    spared: int
 
     @property
     def key(self) -> Key:
@@ -71,20 +77,22 @@ Key = tuple[str, str | None, float, int]
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """All that is stored of one model. tasks: fingerprints by name."""
+    """All that is stored of one model. tasks: fingerprints by name. apply_to: one of APPLY_TO
+    (`perturbations`), the part of every item that is noised."""
 
     model: ScoredModel
     tasks: dict[str, str]
     misspellings: str | None
     cells: dict[Key, Cell]
+    apply_to: str = "context"
 
 
 class ScoreFile:
     """OUT/scores/NAME.jsonl, open to add cells. Closes as a context manager."""
 
     def __init__(self, path: Path, head: Scores):
-        """Makes the file, or takes it up. UserError: it is of other items, another checkpoint or
-        another list of misspellings; it cannot be written."""
+        """Makes the file, or takes it up. UserError: it is of other items, another checkpoint,
+        another list of misspellings or another part noised; it cannot be written."""
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and (whole := _whole_lines(path)):
             self.scores = read_scores(path)
@@ -97,9 +105,9 @@ class ScoreFile:
         self._file.seek(whole)
         if not whole:
             self._write({
-                "schema": SCORES_SCHEMA, "version": VERSION,
+                "schema": SCORES_SCHEMA, "version": VERSIONS[SCORES_SCHEMA],
                 "model": dataclasses.asdict(head.model), "tasks": head.tasks,
-                "misspellings": head.misspellings,
+                "misspellings": head.misspellings, "apply_to": head.apply_to,
             })  # fmt: skip
 
     def add(self, cells: Sequence[Cell]) -> None:
@@ -127,14 +135,16 @@ def read_scores(path: Path) -> Scores:
     try:
         model = ScoredModel(**head["model"])
         cells = [Cell(**line) for line in lines]
-        return Scores(model, head["tasks"], head["misspellings"], {c.key: c for c in cells})
+        by_key = {cell.key: cell for cell in cells}
+        return Scores(model, head["tasks"], head["misspellings"], by_key, head["apply_to"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); remove it and score again") from None
 
 
 def items_text(tasks: Sequence[Task]) -> str:
     """What items.jsonl holds."""
-    lines: list[dict[str, Any]] = [{"schema": ITEMS_SCHEMA, "version": VERSION}]
+    lines: list[dict[str, Any]] = [{"schema": ITEMS_SCHEMA, "version": VERSIONS[ITEMS_SCHEMA]}
+    ]
     for task in tasks:
         for item in task.items:
             lines.append({
@@ -168,10 +178,16 @@ def score_path(folder: Path, model: str) -> Path:
 
 def read_folder(folder: Path) -> dict[Path, Scores]:
     """The scores of every model in an evaluation's folder. UserError: there are none."""
-    paths = sorted((folder / SCORES_FOLDER).glob("*.jsonl"))
-    if not paths:
+    found = started_scores(folder)
+    if not found:
         raise UserError(f"no scores in {folder}; give the --out of an evaluation")
-    return {path: read_scores(path) for path in paths}
+    return found
+
+
+def started_scores(folder: Path) -> dict[Path, Scores]:
+    """As `read_folder`, of a folder that may have none yet."""
+    paths = sorted((folder / SCORES_FOLDER).glob("*.jsonl"))
+    return {path: read_scores(path) for path in paths if _whole_lines(path)}
 
 
 def complete_plan(
@@ -208,11 +224,29 @@ def require_same_items(
             )
 
 
+def require_same_part(apply_to: str, others: Mapping[str, str]) -> None:
+    """UserError unless everything in `others` (`apply_to` by who was asked) is of noise in the same
+    part of the items: a continuation that is noised too is another text to score."""
+    for who, its in others.items():
+        if its != apply_to:
+            raise UserError(
+                f"{who} has noise in {_shown_part(its)}, not in {_shown_part(apply_to)}, and only "
+                "the same can be compared; score all models with one --apply-to, or give another "
+                "--out"
+            )
+
+
+def _shown_part(apply_to: str) -> str:
+    return "context and continuation" if apply_to == "both" else f"the {apply_to}"
+
+
 def _refuse_other(path: Path, old: Scores, new: Scores) -> None:
     if old.tasks != new.tasks:
         what = "other test items"
     elif old.misspellings != new.misspellings:
         what = "another list of misspellings"
+    elif old.apply_to != new.apply_to:
+        what = f"noise in {_shown_part(old.apply_to)}, not in {_shown_part(new.apply_to)}"
     elif (old.model.run, old.model.step) != (new.model.run, new.model.step):
         what = f"step {old.model.step} of {old.model.run}, not step {new.model.step} of " \
                f"{new.model.run}"
@@ -236,7 +270,7 @@ def _read_lines(path: Path, schema: str) -> list[dict[str, Any]]:
             from None
     except (ValueError, LookupError, TypeError):
         raise UserError(f"{path} holds no {schema}; remove it and score again") from None
-    if head != (schema, VERSION):
+    if head != (schema, VERSIONS[schema]):
         raise UserError(f"{path} is {head[0]} version {head[1]}, and this is {schema} version "
-                        f"{VERSION}; score again")
+                        f"{VERSIONS[schema]}; score again")
     return lines

@@ -18,6 +18,8 @@ from hat.evaluation import metrics
 from hat.evaluation.perturbations.core import Perturbation
 from hat.evaluation.results import (
     ALL_TASKS,
+    COSTS,
+    CURVE_METRICS,
     Cell,
     Comparison,
     Curve,
@@ -26,7 +28,7 @@ from hat.evaluation.results import (
     Results,
     Task,
 )
-from hat.evaluation.scores import Scores
+from hat.evaluation.scores import Scores, require_same_part
 from hat.evaluation.statistics import (
     Interval,
     holm,
@@ -43,7 +45,7 @@ from hat.evaluation.worst import worst_examples
 
 LEVEL = 0.95
 # What two models are compared in, by what they have: noised, and on clean text.
-COMPARED = ("noise_cost", "accuracy", "likeliest", "exact_match")
+COMPARED = ("noise_cost", "noised_text_cost", "accuracy", "likeliest", "exact_match")
 COMPARED_CLEAN = ("bits_per_byte", "accuracy", "likeliest", "exact_match")
 RATES = ("accuracy", "accuracy_per_byte", "likeliest", "exact_match", "consistency")
 # Rates 0 or 1 of single items, for which clean text has an exact test.
@@ -66,7 +68,9 @@ def summarize(
     notes: Sequence[str] = (),
 ) -> Results:
     """The results of models that were asked the same items, under all perturbations, rates and
-    seeds, without adaptations."""
+    seeds in the same part of the items, without adaptations. UserError: another part."""
+    apply_to = all_scores[0].apply_to
+    require_same_part(apply_to, {scores.model.name: scores.apply_to for scores in all_scores})
     names = [p.name for p in perturbations]
     tables = {
         (scores.model.name, task.name): make_table(task, scores, names, rates, seeds)
@@ -76,7 +80,7 @@ def summarize(
     cells, curves, keyed = [], [], {}
     for model in models:
         its_tables = [tables[model.name, task.name] for task in tasks]
-        for task, ratios in _ratios(its_tables, names, rates).items():
+        for task, ratios in _ratios(its_tables, names, rates, COSTS[apply_to]).items():
             intervals = _intervals(ratios)
             for table in its_tables:
                 if table.task.name == task and table.task.kind == "choices":
@@ -88,9 +92,12 @@ def summarize(
         rates=tuple(rates),
         seeds=seeds,
         level=LEVEL,
+        apply_to=apply_to,
         models=models,
         tasks=tuple(
-            Task(t.name, t.kind, len(t.items), t.chance, t.fingerprint) for t in tasks
+            Task(t.name, t.kind, len(t.items), t.chance, t.fingerprint,
+                 _spared(tables[models[0].name, t.name]))
+            for t in tasks
         ),
         perturbations=tuple(
             Noise(p.name, p.family, p.unit, p.summary, p.source, p.keeps_words, p.valid_utf8)
@@ -101,10 +108,17 @@ def summarize(
         comparisons=tuple(_comparisons([m.name for m in models], keyed)),
         examples=tuple(
             example for model in models
-            for example in worst_examples(model.name, tasks, tables, perturbations, rates)
+            for example in worst_examples(
+                model.name, tasks, tables, perturbations, rates, apply_to
+            )
         ),
         notes=tuple(notes),
     )  # fmt: skip
+
+
+def _spared(table: Table) -> int:
+    """Of every model the same, as the noise is."""
+    return sum(block.spared for blocks in table.noised for block in blocks)
 
 
 def _model(scores: Scores, tasks: Sequence[Items]) -> Model:
@@ -122,14 +136,14 @@ Where = tuple[str | None, float | None, str]  # perturbation, rate (None: all of
 
 
 def _ratios(
-    tables: Sequence[Table], names: Sequence[str], rates: Sequence[float]
+    tables: Sequence[Table], names: Sequence[str], rates: Sequence[float], cost: str
 ) -> dict[str, dict[Where, Ratio]]:
     """The ratios of one model, by task and by where they belong; those in nats for ALL_TASKS too,
-    where there are several tasks."""
-    found = {table.task.name: _task_ratios(table, names, rates) for table in tables}
+    where there are several tasks. cost: the name of what noise costs."""
+    found = {table.task.name: _task_ratios(table, names, rates, cost) for table in tables}
     scored = [found[table.task.name] for table in tables if table.task.kind != "generation"]
     if len(tables) > 1 and scored:
-        pooled = ("bits_per_byte", "noise_cost", "edit_rate", "position_ratio", "mean_noise_cost",
+        pooled = ("bits_per_byte", cost, "edit_rate", "position_ratio", f"mean_{cost}",
                   "edit_slope")  # fmt: skip
         found[ALL_TASKS] = {
             where: Ratio(*(np.concatenate(parts) for parts in zip(*(f[where] for f in scored))))
@@ -139,7 +153,7 @@ def _ratios(
 
 
 def _task_ratios(
-    table: Table, names: Sequence[str], rates: Sequence[float]
+    table: Table, names: Sequence[str], rates: Sequence[float], cost: str
 ) -> dict[Where, Ratio]:
     found: dict[Where, Ratio] = {}
 
@@ -152,10 +166,10 @@ def _task_ratios(
     for name, blocks in zip(names, table.noised):
         for rate, block in zip(rates, blocks):
             add(name, rate, _rights(table, block))
-            add(name, rate, _changes(table, block))
+            add(name, rate, _changes(table, block, cost))
             if table.task.kind == "choices":
                 add(name, rate, _choice_changes(table, block))
-        add(name, None, _over_rates(table, blocks, rates))
+        add(name, None, _over_rates(table, blocks, rates, cost))
     return found
 
 
@@ -165,13 +179,13 @@ def _rights(table: Table, block: Block) -> dict[str, Ratio]:
     return {name: Ratio(value / seeds, ones) for name, value in _right(table, block).items()}
 
 
-def _changes(table: Table, block: Block) -> dict[str, Ratio]:
+def _changes(table: Table, block: Block, cost: str) -> dict[str, Ratio]:
     """What the noise is, and what it costs in nats."""
     seeds = float(table.seeds)
-    found = {"edit_rate": Ratio(block.edits.sum(axis=1), table.context_bytes * seeds)}
+    found = {"edit_rate": Ratio(block.edits.sum(axis=1), table.noised_bytes * seeds)}
     if table.scored:
-        cost = table.gold_nats(block) - table.gold_nats(table.clean)
-        found["noise_cost"] = Ratio(cost.sum(axis=1), table.gold_bytes * seeds)
+        sizes = table.gold_bytes(block)
+        found[cost] = Ratio(table.cost(block).sum(axis=1), sizes.sum(axis=1))
         found["bits_per_byte"] = _bits(table, block)
         found["position_ratio"] = Ratio(
             block.positions.sum(axis=1), table.clean.positions[:, 0] * seeds
@@ -187,7 +201,7 @@ def _right(table: Table, block: Block) -> dict[str, np.ndarray]:
     if table.task.kind == "continuation":
         return {"likeliest": block.likeliest[:, :, 0].sum(axis=1, dtype=np.float64)}
     gold, (n, seeds, most) = table.gold[:, None], block.nats.shape
-    per_byte = block.nats / table.choice_bytes[:, None, :]
+    per_byte = block.nats / block.num_bytes
     probabilities = metrics.choice_probabilities(-block.nats.reshape(-1, most))
     one_hot = np.eye(most)[table.gold][:, None]
     return {
@@ -198,9 +212,9 @@ def _right(table: Table, block: Block) -> dict[str, np.ndarray]:
 
 
 def _bits(table: Table, block: Block) -> Ratio:
-    """Bits per byte of the right continuations."""
-    nats = table.gold_nats(block)
-    return Ratio(nats.sum(axis=1) / math.log(2), table.gold_bytes * float(nats.shape[1]))
+    """Bits per byte of the right continuations, over their bytes as they were scored."""
+    nats, sizes = table.gold_nats(block), table.gold_bytes(block)
+    return Ratio(nats.sum(axis=1) / math.log(2), sizes.sum(axis=1))
 
 
 def _choice_changes(table: Table, block: Block) -> dict[str, Ratio]:
@@ -226,7 +240,7 @@ def _choice_changes(table: Table, block: Block) -> dict[str, Ratio]:
 
 
 def _over_rates(
-    table: Table, blocks: Sequence[Block], rates: Sequence[float]
+    table: Table, blocks: Sequence[Block], rates: Sequence[float], cost: str
 ) -> dict[str, Ratio]:
     """Means of the severity curve, by trapezoids from rate 0 to the largest, and the cost of an
     edit: the least-squares slope through the origin (`metrics.edit_slope`, of all at once)."""
@@ -245,14 +259,15 @@ def _over_rates(
             if name == "accuracy":
                 found["accuracy_area"] = Ratio(area, clean[name])
     if table.scored:
-        before, weights = table.gold_nats(table.clean), table.gold_bytes
-        costs = [table.gold_nats(block) - before for block in blocks]
-        area = mean(np.zeros(costs[0].shape), costs)
-        found["mean_noise_cost"] = Ratio(area.sum(axis=1), weights * float(table.seeds))
-        cost = np.stack(costs) / weights[:, None]
+        costs = [table.cost(block) for block in blocks]
+        sizes = [table.gold_bytes(block) for block in blocks]
+        clean_sizes = np.broadcast_to(table.gold_bytes(table.clean), sizes[0].shape)
+        found[f"mean_{cost}"] = Ratio(mean(np.zeros(costs[0].shape), costs).sum(axis=1),
+                                      mean(clean_sizes, sizes).sum(axis=1))  # fmt: skip
+        change = np.stack(costs) / np.stack(sizes)
         edits = np.stack([block.edits for block in blocks])
-        edits = edits / np.maximum(table.context_bytes, 1)[:, None]
-        found["edit_slope"] = Ratio((edits * cost).sum(axis=(0, 2)), (edits**2).sum(axis=(0, 2)))
+        edits = edits / np.maximum(table.noised_bytes, 1)[:, None]
+        found["edit_slope"] = Ratio((edits * change).sum(axis=(0, 2)), (edits**2).sum(axis=(0, 2)))
     return found
 
 
@@ -305,10 +320,9 @@ def _cells(model, task, names, rates, intervals: dict[Where, Interval]) -> list[
 
 
 def _curves(model, task, names, intervals: dict[Where, Interval]) -> list[Curve]:
-    shown = ("mean_noise_cost", "accuracy_area", "edit_slope")
     return [
         Curve(model, task, name,
-              {metric: intervals[name, None, metric] for metric in shown
+              {metric: intervals[name, None, metric] for metric in CURVE_METRICS
                if (name, None, metric) in intervals})
         for name in names
     ]  # fmt: skip

@@ -41,7 +41,7 @@ _GOLD_NAMES = ("gold", "label", "answer")
 class Item:
     """contexts: one for all continuations, or one for each. continuations: the choices, the one
     continuation, or the answers that count as right. gold: the right one, 0 without choices.
-    stop: where a generated answer ends. protect: words of contexts that noise leaves alone. id:
+    stop: where a generated answer ends. protect: words that noise leaves alone. id:
     unique in its task."""
 
     id: str

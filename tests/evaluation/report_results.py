@@ -72,6 +72,7 @@ def results() -> Results:
         rates=RATES,
         seeds=5,
         level=0.95,
+        apply_to="context",
         models=(
             Model(BYTES, "hat", "runs/hat", 1_234_567, {TASK: 2}, {TASK: 0}),
             Model(SUBWORD, "subword", "runs/bpe", 2_345_678, {TASK: 0}, {TASK: 3}),
@@ -90,7 +91,8 @@ def results() -> Results:
             comparison("uppercase", 0.0, 1.0),
         ),
         examples=(
-            Example(SUBWORD, TASK, "copa-7", "keyboard", 0.1, 3, context, edits, b" & ran.", 3.0, 9.5),
+            Example(SUBWORD, TASK, "copa-7", "keyboard", 0.1, 3, context, edits, b" & ran.", (), 3.0,
+                    9.5),
         ),
         adaptations=(
             adaptation(BYTES, (3.0, 2.0), (1.9, 2.1), interval(700_000.0, 90_000.0), 0.905),

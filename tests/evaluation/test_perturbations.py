@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hat.errors import UserError
-from hat.evaluation.perturbations import REGISTRY, find_words, perturb, perturb_parts
+from hat.evaluation.perturbations import REGISTRY, find_words, perturb
 from hat.evaluation.perturbations.misspellings import misspell
 from tests.evaluation.texts import ALL, LANGUAGES, multilingual, rates, texts
 
@@ -163,28 +163,6 @@ def test_seed_item_and_name_each_change_the_numbers():
     drops = {edit.start for edit in perturb(text, "drop", 0.1, 0, "x").edits}
     repeats = {edit.start for edit in perturb(text, "repeat-byt5", 0.1, 0, "x").edits}
     assert drops != repeats
-
-
-@given(multilingual, multilingual)
-@quick
-def test_parts_have_numbers_of_their_own(context, continuation):
-    parts = [part.encode() for part in (context, continuation)]
-    run = functools.partial(perturb_parts, *parts, "drop", 0.3, 5, "x")
-    first, untouched = run(apply_to="context")
-    assert untouched.text == parts[1]
-    unperturbed, second = run(apply_to="continuation")
-    assert unperturbed.text == parts[0]
-    assert run(apply_to="both") == (first, second)
-
-
-def test_parts_are_protected_in_the_bytes_of_both():
-    context, continuation = "Äpfel sind".encode(), " rot".encode()
-    span = (len("Äpfel ".encode()), len(context) + 2)  # "sind r"
-    first, second = perturb_parts(context, continuation, "drop", 1.0, 0, "x", apply_to="both",
-                                  protect=[span])
-    assert (first.text, second.text) == (b"sind", b" r")
-    with pytest.raises(UserError, match="apply_to 'all' is not known; choose from context, "):
-        perturb_parts(context, continuation, "drop", 1.0, 0, "x", apply_to="all")
 
 
 def test_words_are_found_in_bytes():

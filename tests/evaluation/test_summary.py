@@ -15,7 +15,7 @@ from scipy import stats
 from hat.errors import UserError
 from hat.evaluation import metrics, results, statistics
 from hat.evaluation.perturbations import REGISTRY
-from hat.evaluation.robustness import check_plan, choose_perturbations, noised_contexts
+from hat.evaluation.robustness import check_plan, choose_perturbations
 from hat.evaluation.scores import (
     Cell,
     ScoredModel,
@@ -62,9 +62,11 @@ def make_scores(name: str, seed: int, luck: float = 0.0) -> Scores:
                 nats=empty if generated else nats,
                 likeliest=empty if generated else [[x < 9 for x in row] for row in nats],
                 positions=empty if generated else [[3 + (rate > 0.2)] * len(row) for row in nats],
+                num_bytes=empty if generated else [
+                    [len(text) for text in item.continuations] for item in task.items],
                 edit_distance=[int(20 * rate) + i % 2 for i in range(len(task.items))],
                 correct=[bool(generator.random() < 0.5) for _ in task.items] if generated else [],
-                truncated=1, straddled=2,
+                truncated=1, straddled=2, spared=0,
             )  # fmt: skip
             cells[cell.key] = cell
     model = ScoredModel(name, "hat", f"runs/{name}", 10, 1000)
@@ -329,6 +331,7 @@ def test_scores_of_something_else_are_refused(tmp_path):
     for change, message in (
         ({"tasks": {"copa": "0"}}, "scores other test items"),
         ({"misspellings": "a"}, "another list of misspellings"),
+        ({"apply_to": "both"}, "scores noise in the context, not in context and continuation"),
         ({"model": later}, "step 10 of runs/first, not step 20"),
     ):
         with pytest.raises(UserError, match=message):
@@ -369,13 +372,6 @@ def test_what_is_never_right_is_not_sure_to_be_wrong():
         for name, rate in ((None, 0.0), (NAMES[0], RATES[0])):
             exact = cell(found, "first", "cute", name, rate)["exact_match"]
             assert exact == statistics.wilson(right, 2)
-
-
-def test_protected_words_stay():
-    (drop,) = choose_perturbations(["drop"])
-    item = Item("1", (b"Question: where?", b"A question?"), (b" x",), protect=("Question",))
-    noised = noised_contexts(CLOZE, item, drop, 1.0, 0)
-    assert [context.text for context in noised] == [b"Question", b"question"]
 
 
 def test_plans():

@@ -67,34 +67,6 @@ def perturb(
     )
 
 
-def perturb_parts(
-    context: bytes,
-    continuation: bytes,
-    name: str | Perturbation,
-    rate: float,
-    seed: int,
-    item_id: str | int,
-    *,
-    apply_to: str,
-    protect: Sequence[tuple[int, int]] = (),
-) -> tuple[Perturbed, Perturbed]:
-    """Perturbs an item's context, its continuation or both, each with numbers of its own: the
-    context becomes the same whether its continuation is perturbed too or not.
-
-    apply_to: one of APPLY_TO. protect: spans of the bytes of context + continuation.
-    """
-    if apply_to not in APPLY_TO:
-        raise UserError(f"apply_to {apply_to!r} is not known; choose from {', '.join(APPLY_TO)}")
-    parts = []
-    for part, data, offset in (("context", context, 0), ("continuation", continuation, len(context))):
-        end = offset + len(data)
-        spans = [(max(a, offset) - offset, min(b, end) - offset) for a, b in protect
-                 if a < end and b > offset]
-        its_rate = rate if apply_to in (part, "both") else 0.0
-        parts.append(perturb(data, name, its_rate, seed, f"{item_id}/{part}", protect=spans))
-    return parts[0], parts[1]
-
-
 def find_words(text: bytes, words: Iterable[str]) -> list[tuple[int, int]]:
     """Spans of bytes, for `protect`, where any of the words stands as a word, in whatever case.
     Bytes that are no UTF-8 are no part of a word."""

@@ -9,11 +9,24 @@ from hat.evaluation.report import figures, tables
 from hat.evaluation.report.blocks import Block, Bullets, Folded, Heading, Paragraph
 from hat.evaluation.report.examples import passage
 from hat.evaluation.report.wording import metric, names, summary, unique
-from hat.evaluation.results import ALL_TASKS, Results
+from hat.evaluation.results import ALL_TASKS, COSTS, Results
 
 TITLE = "Robustness report"
 FAIRNESS_TITLE = "Cost of languages"
-DRAWN = ("mean_noise_cost", "accuracy_area")  # metrics of curves that have a heat map
+DRAWN = ("mean_noise_cost", "mean_noised_text_cost", "accuracy_area")  # metrics of curves that have a heat map
+
+_NOISED = (
+    "the bytes that are scored are not those of the clean text, but they are the same for every "
+    "model. Under noise, nats and bits are per byte of the noised continuation, on clean text per "
+    "byte of the clean one; their difference therefore holds both what noise made unlikely and that "
+    "it is another text of another length. It is no cost of context alone."
+)
+PARTS = {  # what was noised, and what that means for the numbers
+    "context": "Noise is put into the context alone; the continuation is the same bytes for every "
+               "model, so that models with any tokenizer or none can be compared.",
+    "continuation": f"Noise is put into the continuation, after the clean context: {_NOISED}",
+    "both": f"Noise is put into context and continuation: {_NOISED}",
+}  # fmt: skip
 
 
 def robustness(results: Results) -> list[Block]:
@@ -35,8 +48,9 @@ def robustness(results: Results) -> list[Block]:
     if results.examples:
         blocks += [
             Heading("The worst examples"),
-            Paragraph("Items that suffered most. Struck out: what noise took from the context; "
-                      "underlined: what it put there. The continuation, in bold, never changes."),
+            Paragraph("Items that suffered most. Struck out: what noise took from the text; "
+                      "underlined: what it put there. The continuation is in bold"
+                      + (" and never changes." if results.apply_to == "context" else ".")),
             *map(passage, results.examples),
         ]  # fmt: skip
     details = [
@@ -85,6 +99,10 @@ def _measured(results: Results) -> list[Block]:
             found = [f"{count:,} of {task}" for task, count in counts.items() if count]
             if found:
                 remarks.append(f"{model.name}, clean texts {what}: {names(found)}.")
+    spared = [f"{task.spared:,} of {task.name}" for task in results.tasks if task.spared]
+    if spared:
+        remarks.append("Noised continuations of which noise would have left nothing, and which "
+                       f"were scored as they are: {names(spared)}.")
     return [
         Heading("What was measured"),
         tables.models(results),
@@ -99,9 +117,10 @@ def _under_noise(results: Results) -> list[Block]:
     blocks: list[Block] = []
     tasks = unique(c.task for c in [*results.curves, *results.cells])
     for task in sorted(tasks, key=lambda task: task != ALL_TASKS):
-        drawn = ["noise_cost"] if task == ALL_TASKS else ["accuracy", "likeliest", "exact_match"]
+        cost = COSTS[results.apply_to]
+        drawn = [cost] if task == ALL_TASKS else ["accuracy", "likeliest", "exact_match"]
         if task != ALL_TASKS and not any(c.task == ALL_TASKS for c in results.curves):
-            drawn = ["noise_cost", *drawn]
+            drawn = [cost, *drawn]
         found: list[Block] = []
         for name, table in tables.curve_tables(results, task):
             if name in DRAWN:
@@ -130,8 +149,7 @@ def _comparisons(results: Results) -> list[Block]:
 def _guide(results: Results) -> Bullets:
     level = f"{100 * results.level:g} %"
     return Bullets([
-        "Noise is put into the context alone; the continuation is the same bytes for every model, "
-        "so that models with any tokenizer or none can be compared.",
+        PARTS[results.apply_to],
         f"A number stands with its {level} interval in brackets and n, the number of items. "
         "Intervals come from resampled items; all perturbation seeds of an item go in or out "
         "together, since they are no independent observations. Rates of clean text, and rates of "

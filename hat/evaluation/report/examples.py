@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+from hat.evaluation.edits import Edit, Perturbed
 from hat.evaluation.report.blocks import Kind, Passage
 from hat.evaluation.report.wording import NONE
 from hat.evaluation.results import Example
@@ -14,23 +15,35 @@ CONTINUATION = 120  # bytes of it that are shown
 
 
 def passage(example: Example) -> Passage:
-    """The context with its edits, the continuation, and what the noise did to it."""
-    size = max(len(example.continuation), 1)
-    cost = (example.noised_nats - example.clean_nats) / size
+    """Context and continuation with their edits, and what the noise did to the latter."""
     return Passage(
         title=f"{example.perturbation} at rate {example.rate:g}, seed {example.seed}: "
         f"{example.model}, {example.task}, item {example.item}",
-        pieces=[*pieces(example.context, example.edits), *_continuation(example.continuation)],
-        note=f"the continuation costs {example.clean_nats:.2f} nats after the clean context and "
-        f"{example.noised_nats:.2f} after the noised one: {cost:+.3f} nats/byte over "
-        f"{len(example.continuation):,} bytes",
+        pieces=[*pieces(example.context, example.edits), *_continuation(example)],
+        note=_note(example),
+    )
+
+
+def _note(example: Example) -> str:
+    clean, noised, size = example.clean_nats, example.noised_nats, len(example.continuation)
+    if not example.continuation_edits:
+        cost = (noised - clean) / max(size, 1)
+        return (
+            f"the continuation costs {clean:.2f} nats after the clean context and {noised:.2f} "
+            f"after the noised one: {cost:+.3f} nats/byte over {size:,} bytes"
+        )
+    edits = tuple(Edit(*edit) for edit in example.continuation_edits)
+    noised_size = len(Perturbed(example.continuation, edits).text)
+    return (
+        f"the clean continuation costs {clean:.2f} nats over {size:,} bytes, the noised one "
+        f"{noised:.2f} over {noised_size:,}: {noised / noised_size - clean / size:+.3f} nats/byte"
     )
 
 
 def pieces(
     context: bytes, edits: Sequence[tuple[int, int, bytes]]
 ) -> list[tuple[Kind, str]]:
-    """A context in pieces; what lies further than NEAR from every edit and from the end is left
+    """A text in pieces; what lies further than NEAR from every edit and from the end is left
     out."""
     found: list[tuple[Kind, str]] = []
     end = 0
@@ -73,7 +86,11 @@ def _back(text: bytes, index: int) -> int:
     return index
 
 
-def _continuation(text: bytes) -> list[tuple[Kind, str]]:
+def _continuation(example: Example) -> list[tuple[Kind, str]]:
+    text = example.continuation
+    if example.continuation_edits:
+        return [("continuation" if kind == "same" else kind, said)
+                for kind, said in pieces(text, example.continuation_edits)]  # fmt: skip
     if len(text) <= CONTINUATION:
         return [("continuation", visible(text) or NONE)]
     return [("continuation", visible(text[: _back(text, CONTINUATION)])), ("gap", "…")]

@@ -19,11 +19,12 @@ ORIGIN = Interval(0.0, 0.0, 0.0, 0)  # of a metric of change, on clean text
 def severity(results: Results, task: str, name: str) -> Figure | None:
     """A panel for each perturbation: the metric over the realised edits, a line for each model."""
     about, panels = metric(name), []
+    noised = "text" if results.apply_to == "both" else results.apply_to
     for noise in results.perturbations:
         lines = []
         # Jitter edits nothing: its rate says how severe it is.
         edited = any(_edits(c) for c in results.cells if c.perturbation == noise.name)
-        across = "edits per byte of context" if edited else f"rate, of every {noise.unit}"
+        across = f"edits per byte of {noised}" if edited else f"rate, of every {noise.unit}"
         for index, model in enumerate(results.models):
             cells = [c for c in results.cells
                      if (c.model, c.task) == (model.name, task) and name in c.metrics
