@@ -86,7 +86,8 @@ METRICS = {
     ),
     "exact_match": Metric("exact match", "", "higher", "share of answers generated as given"),
     "edit_rate": Metric(
-        "realised edits", "edits/byte", "", "Damerau edits of bytes per byte of the part that was noised"
+        "realised edits", "edits/byte", "",
+        "Damerau edits of bytes per byte of the part that was noised",
     ),
     "position_ratio": Metric(
         "positions", "x clean", "", "backbone steps (words or tokens) over those of the clean text"
@@ -243,7 +244,8 @@ class Adaptation:
 @dataclasses.dataclass(frozen=True)
 class Results:
     """All of it. rates: without the 0 of clean text. seeds: of the perturbations, 0 to seeds - 1.
-    level: of the intervals. apply_to: the part of the items that was noised. notes: sentences about how it was done, for the report."""
+    level: of the intervals. apply_to: the part of the items that was noised. notes: sentences about
+    how it was done, for the report."""
 
     rates: tuple[float, ...]
     seeds: int

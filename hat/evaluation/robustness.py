@@ -2,9 +2,10 @@
 
 Unless asked otherwise, continuations and choices stay as they are, so that what is scored is the
 same bytes for every model and under every noise. Noise in continuations (`apply_to`) makes other
-texts of them, still the same for every model, with a number of bytes of their own. Jitter of segmentation changes no byte at all, but where a model's
-words or tokens begin. An item has its own random numbers, addressed by task and item: its
-noise depends on neither the model nor the other items.
+texts of them, still the same for every model, with a number of bytes of their own. Jitter of
+segmentation changes no byte at all, but where a model's words or tokens begin. An item has its own
+random numbers, addressed by task and item: its noise depends on neither the model nor the other
+items.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from hat.evaluation.results import ALL_TASKS, COSTS, Results
 
 TITLE = "Robustness report"
 FAIRNESS_TITLE = "Cost of languages"
-DRAWN = ("mean_noise_cost", "mean_noised_text_cost", "accuracy_area")  # metrics of curves that have a heat map
+# Metrics of curves that have a heat map.
+DRAWN = ("mean_noise_cost", "mean_noised_text_cost", "accuracy_area")
 
 _NOISED = (
     "the bytes that are scored are not those of the clean text, but they are the same for every "
