@@ -6,6 +6,7 @@ before the next, and each takes up what those before left on disk, as a reader's
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
     """Configs that notebooks can load, and where their runs go."""
     folder = tmp_path_factory.mktemp("notebooks")
     tiny.text(folder)
-    for name in ("experiment", "llama"):
+    for name in ("experiment", "llama", "one_layer"):
         (folder / f"{name}.py").write_text(
             "from pathlib import Path\n"
             "from tests.training import tiny\n"
@@ -142,6 +143,31 @@ def test_05_byte_exact(kernel, folder, runs):
     # Ids that spell nothing end a text as well as EOT does, so that bytes are no less likely.
     assert 0 <= float(by_token) - float(by_byte) < 0.2
     assert "bits per byte  both" in text and pictures == 1
+
+
+def test_06_equal_info(kernel, folder):
+    spoken = "def f(x):\n    return x  # naïve\n"
+    text, pictures = execute(kernel, 6, {
+        "CONFIG": str(folder / "one_layer.py"),
+        "CHANGES": ["training.steps=60"],
+        "RUN": str(folder / "m1"),
+        "BITS": 11,
+        "TEXT": spoken,
+        "BYTES": 200,
+        "FOLDER": str(folder / "equal-info"),
+    })  # fmt: skip
+    # The published code reads both of its texts as one; with stop cells both come back.
+    read = re.findall(r"^(\S+) +(\S+) +[01 ]+is read as (\S+)$", text, re.MULTILINE)
+    assert read == [("paper", "ac", "aaac"), ("paper", "aaac", "aaac"),
+                    ("stop-cell", "ac", "ac"), ("stop-cell", "aaac", "aaac")]  # fmt: skip
+    assert "2,048 strings" in text
+    shown = re.findall(r"^([01]{11}) +(\S+) bits  (b'.*')$", text, re.MULTILINE)
+    codes, bits, windows = zip(*((code, float(its), ast.literal_eval(window))
+                                 for code, its, window in shown))  # fmt: skip
+    assert b"".join(windows) == spoken.encode() and max(map(len, windows)) > 1
+    assert len(set(zip(codes, windows))) == len(set(codes)) == len(set(windows))
+    assert min(bits) > 0 and f"{len(spoken.encode())} bytes in {len(codes)} tokens" in text
+    assert "bytes a token, windows" in text and pictures == 1
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
