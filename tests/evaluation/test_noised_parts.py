@@ -166,6 +166,25 @@ def test_accuracy_per_byte_is_over_the_noised_bytes(found):
     assert metric.estimate == pytest.approx(right / total)
 
 
+def test_the_worst_examples_have_both_parts(found):
+    examples = [e for e in found.examples if e.model == "first"]
+    tasks, costs = {task.name: task for task in TASKS}, []
+    for e in examples:
+        task = tasks[e.task]
+        index = [item.id for item in task.items].index(e.item)
+        item, where = task.items[index], (e.perturbation, e.rate, e.seed)
+        (noise,) = choose_perturbations([e.perturbation])
+        parts = noised_item(task, item, noise, e.rate, e.seed, "both")
+        assert e.edits == tuple(map(tuple, parts.contexts[0].edits))
+        assert e.continuation_edits == tuple(map(tuple, parts.continuations[item.gold].edits))
+        assert e.noised_nats == gold_nats(NOISED, task, *where)[index]
+        assert e.clean_nats == gold_nats(NOISED, task, None, 0.0, 0)[index]
+        size = gold_bytes(NOISED, task, *where)[index]
+        costs.append(e.noised_nats / size - e.clean_nats / len(e.continuation))
+    assert len(costs) == len(NAMES) * len(TASKS) and costs == sorted(costs, reverse=True)
+    assert any(e.continuation_edits for e in examples)
+
+
 def test_models_are_compared_in_it(found):
     noised = {c.metric for c in found.comparisons if c.perturbation}
     assert noised == {"noised_text_cost", "accuracy", "likeliest"}
