@@ -157,7 +157,7 @@ class ByteTokens:
         return np.frombuffer(text, np.uint8).astype(np.int32)
 
     def token_bytes(self, id: int) -> bytes:
-        return bytes([id])
+        return bytes([id]) if id < 256 else b""
 
 
 def hat_batch(texts: list[bytes], splitter, length: int) -> dict[str, np.ndarray]:
