@@ -9,8 +9,9 @@ bytes that are no character: cut inside such a character, its first bytes are sp
 And the other way round, an encoding begins that of its own text.
 
 The sums are float32, added from left to right: which of two segmentations of nearly equal scores
-is better may hang on what stands a thousand characters before them. So they are added here as there, from the beginning of the text (or from behind its last byte that is no
-character, where the encoder begins anew); what a configuration stands for is seldom met twice.
+is better may hang on what stands a thousand characters before them. So they are added here as
+there, from the beginning of the text (or from behind its last byte that is no character, where the
+encoder begins anew); what a configuration stands for is seldom met twice.
 """
 
 from __future__ import annotations
@@ -189,7 +190,9 @@ class Unigram:
         best = np.full(len(text) + 1, np.nan, np.float32)
         best[: done + 1] = window.best
         data = np.frombuffer(text, np.uint8)
-        last, start = _forward(*self._trie, self._piece, self._score, self._unknown, data, done, best)
+        last, start = _forward(
+            *self._trie, self._piece, self._score, self._unknown, data, done, best
+        )
         if last != token or start != done:
             return None
         cut = max(len(text) - (self._longest - 1), 0)

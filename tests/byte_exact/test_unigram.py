@@ -46,8 +46,9 @@ def ruled(pieces: list[Piece]) -> tuple[SentencePieceTokenizer, Unigram]:
 
 # Sums that are equal, and sums of float32 that are or are not, by where they are rounded.
 SCORES = [-1.0, -2.0, -3.0, -4.0, -0.1, -0.2, -0.3, -0.6, -1.1, -2.2, -3.3000002, -4.4, -12.0]
-# é alone may be no piece where "aé" is one; 😀 never is, and b may be missing, unused, user-defined.
-TEXTS = ["a", "b", "aa", "ab", "ba", "aab", "aba", "abab", "é", "aé", "éa", "ba ", " a", "  ", "éé"]
+# é alone may be no piece where aé is one, and b may be missing, unused or user-defined.
+TEXTS = ["a", "b", "aa", "ab", "ba", "aab", "aba", "abab", "é", "aé", "éa", "ba ", " a", "  ",
+         "éé"]  # fmt: skip
 
 
 @st.composite
@@ -121,11 +122,10 @@ def test_the_rounding_of_sums_is_that_of_the_library():
     assert len({tuple(ids[i : i + 20]) for i in range(len(ids) - 20)}) > 20
     configuration = rule.start
     for n, token in enumerate(ids):
-        mask = rule.mask(configuration)
-        for other in (once, twice):
+        for other in (once, twice) if n % 7 == 0 else ():
             begun = [*ids[:n], other]
             said = its.encode(its.decode(begun)).tolist() == begun
-            assert mask[rule._vocabulary.place[other]] == said
+            assert rule.mask(configuration)[rule._vocabulary.place[other]] == said
         configuration = rule.step(configuration, token)
 
 
