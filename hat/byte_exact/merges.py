@@ -94,7 +94,7 @@ def _json_rules(tokenizer: JsonTokenizer) -> Rules:
 def _sentencepiece_rules(tokenizer: SentencePieceTokenizer) -> Rules:
     kind, pieces = tokenizer.pieces()
     if kind != sentencepiece_file.BPE:
-        raise UserError(_not_bpe(tokenizer, "it is a SentencePiece unigram model"))
+        raise UserError(_not_bpe(tokenizer, "its SentencePiece model is not a BPE"))
     odd = {sentencepiece_file.USER_DEFINED, sentencepiece_file.UNUSED}
     for piece in pieces:
         if piece.type in odd:

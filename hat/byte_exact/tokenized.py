@@ -14,6 +14,7 @@ from hat.byte_exact.pool import Node, Pool
 from hat.byte_exact.token_bytes import Vocabulary
 from hat.byte_exact.tree_attention import Evaluator
 from hat.byte_exact.trees import Masses, Tree, build_tree, log_sum
+from hat.byte_exact.unigram import Unigram, canonical_of
 from hat.errors import UserError
 from hat.models.llama import LlamaModel
 from hat.models.model import Params
@@ -52,9 +53,9 @@ class TokenizedModel:
         self.law, self.beam, self.context = law, beam, context
         self.name = f"{tokenizer.name} {law}"
         self.vocabulary = Vocabulary(tokenizer, model.config.num_ids)
-        self.canonical: Canonical | NotUnderstood
+        self.canonical: Canonical | Unigram | NotUnderstood
         try:
-            self.canonical = Canonical(self.vocabulary)
+            self.canonical = canonical_of(self.vocabulary)
         except UserError as error:
             self.canonical = NotUnderstood(error)
         self.canonical.check(law)

@@ -33,7 +33,7 @@ EXPRESSIONS = {
     "rightward": r" ?\p{L}+|\d{1,3}(?=(?:\d{3})*(?!\d))|[^\s\p{L}\d]+|\s+(?!\S)|\s+",
 }
 FAMILIES = [*EXPRESSIONS, "deepseek", "starcoder", "llama3-whole", "qwen-added", "fallback",
-            "sentencepiece"]
+            "sentencepiece", "unigram"]
 
 
 @functools.cache
@@ -43,6 +43,8 @@ def tokenizer(family: str, size: int = 340) -> Tokenizer:
         return JsonTokenizer(_fallback(size))
     if family == "sentencepiece":
         return SentencePieceTokenizer(_sentencepiece(size))
+    if family == "unigram":
+        return SentencePieceTokenizer(_sentencepiece(size, "unigram"))
     import tokenizers
     from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hat.byte_exact.canonical import DEAD, Canonical
 from hat.byte_exact.token_bytes import Vocabulary
+from hat.byte_exact.unigram import Unigram, canonical_of
 from tests.byte_exact.families import FAMILIES, TEXT, tokenizer
 
 PIECES = ["a", "the", "S", "'", "'s", "'LL", "'re", " ", "  ", "   ", "\t", "\n", "\r\n", "1", "23",
@@ -21,10 +22,10 @@ texts = st.lists(st.sampled_from([p.encode() for p in PIECES] + RAW), max_size=8
 
 
 @functools.cache
-def canonical(family: str) -> tuple[Vocabulary, Canonical]:
+def canonical(family: str) -> tuple[Vocabulary, Canonical | Unigram]:
     its = tokenizer(family)
     vocabulary = Vocabulary(its, its.num_ids)
-    return vocabulary, Canonical(vocabulary)
+    return vocabulary, canonical_of(vocabulary)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,11 +7,11 @@ import functools
 import numpy as np
 import pytest
 
-from hat.byte_exact.canonical import Canonical
 from hat.byte_exact.laws import LAWS
 from hat.byte_exact.model import END, chosen, lost
 from hat.byte_exact.token_bytes import Vocabulary
 from hat.byte_exact.tokenized import TokenizedModel
+from hat.byte_exact.unigram import canonical_of
 from tests.byte_exact.brute import Reference, TableEvaluator, TokenModel, all_texts, random_table
 from tests.byte_exact.families import TEXT, tokenizer
 
@@ -30,7 +30,7 @@ def table_model(its, table: TokenModel, law: str, beam=None, context=None) -> To
 @functools.cache
 def prepared(its):
     vocabulary = Vocabulary(its, its.num_ids)
-    return vocabulary, Canonical(vocabulary)
+    return vocabulary, canonical_of(vocabulary)
 
 
 @functools.cache
@@ -42,7 +42,7 @@ def reference(family: str) -> Reference:
 TEXTS = [  # contractions, spaces, digits from either side, unfinished characters, whole words
     ("gpt2", "e'll"), ("gpt2", "a  x"), ("gpt2", "é色"), ("llama3-whole", "thea1"),
     ("cl100k", "1234 \n"), ("rightward", "1234"), ("sentencepiece", " d色x"),
-    ("qwen-added", "1<th>"),
+    ("qwen-added", "1<th>"), ("unigram", " d色x"),
 ]  # fmt: skip
 
 

@@ -105,21 +105,18 @@ def test_tokens_whose_bytes_cannot_be_known():
         JsonTokenizer(json.dumps(spec))
 
 
-def unigram() -> SentencePieceTokenizer:
-    return SentencePieceTokenizer(families._sentencepiece(340, "unigram"))
-
-
-def test_a_unigram_has_law_all_alone():
+def test_what_is_not_understood_has_law_all_alone():
     """Law all needs no encoder; the others say why they cannot be."""
-    its = unigram()
-    with pytest.raises(UserError, match="unigram.*--law all works"):
+    theatre = b"\x0a\x0b\x0a\x07theatre\x18\x04"  # pieces (1) { piece (1), type (3): user-defined }
+    its = SentencePieceTokenizer(families._sentencepiece(340) + theatre)
+    with pytest.raises(UserError, match="'theatre' is user-defined.*--law all works"):
         Canonical(Vocabulary(its, its.num_ids))
     model, params = random_llama(its)
     for law in ("canonical", "last-free"):
-        with pytest.raises(UserError, match="unigram"):
+        with pytest.raises(UserError, match="user-defined"):
             TokenizedModel(model, params, its, law)
     every = TokenizedModel(model, params, its, "all", beam=None)
-    with pytest.raises(UserError, match="unigram"):
+    with pytest.raises(UserError, match="user-defined"):
         every.with_law("canonical")
     rows = every.logprobs("the 色".encode())
     assert lost(rows).max() < 1e-5 and np.isfinite(rows[:, END]).all()
