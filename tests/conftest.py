@@ -45,7 +45,7 @@ def pytest_collection_finish() -> None:
     makes millions of small objects, and it took a seventh of the time of tests of training."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 20, 50)
+    gc.set_threshold(100_000, 20, 5)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -33,6 +33,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 from hat.errors import UserError
 from hat.training.config import CheckpointConfig
 
+LARGE_BYTES = 2**26  # arrays whose copies on the host count
+
 Tree = Any
 Meta = dict[str, Any]
 
@@ -67,7 +69,7 @@ class Checkpoints:
         in_turn = {} if gigabytes is None else {
             "save_device_host_concurrent_gb": gigabytes,
             "restore_concurrent_gb": gigabytes,
-            **_without_priority(),
+            **_without_priority(host_bytes),
         }
         # The first save comes at once: a disk that cannot be written shows at the start of a run.
         saves = [policies.ContinuousCheckpointingPolicy(minimum_interval_secs=config.every_seconds)]
@@ -364,7 +366,7 @@ def _silence_orbax() -> None:
         logger.addFilter(_NotOrbax())
 
 
-def _without_priority() -> dict[str, Any]:
+def _without_priority(host_bytes: int) -> dict[str, Any]:
     """Options of Orbax by which no array has priority: those that have are copied off the devices
     all at once, whatever the limit. Orbax 0.12.8 ignores its public option for that."""
     try:
@@ -380,11 +382,14 @@ def _without_priority() -> dict[str, Any]:
             return last
 
         def on_write_end(self, keypath):
-            gc.collect()  # the copies that are written hang in circles of references
+            # The copies that are written hang in circles of references. Looking for them takes as
+            # long as the process has objects, so small ones wait for the collector to come by.
+            if host_bytes >= LARGE_BYTES:
+                gc.collect()
 
-    handler = ocp.type_handlers.ArrayHandler(callback=InTurn())
     return {
         "type_handler_registry": ocp.type_handlers.create_type_handler_registry(
-            (jax.Array, handler)
+            (jax.Array, ocp.type_handlers.ArrayHandler(callback=InTurn())),
+            (np.ndarray, ocp.type_handlers.NumpyHandler()),
         )
     }

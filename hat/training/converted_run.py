@@ -21,7 +21,7 @@ from hat import __version__
 from hat import config as configs
 from hat.errors import UserError
 from hat.models.model import LanguageModel, Params
-from hat.training.checkpoints import Checkpoints
+from hat.training.checkpoints import LARGE_BYTES, Checkpoints
 from hat.training.config import MeshConfig
 from hat.training.experiment import Experiment
 from hat.training.position import Position
@@ -77,10 +77,11 @@ def read_params(
         wanted = jax.tree.map_with_path(placed, abstract, places)
         found: Params = {}
         metas = []
-        for group in _groups(wanted, largest):
+        for group in _groups(wanted, max(largest, LARGE_BYTES)):
             read, meta = checkpoints.restore_params(_nested(group))
             jax.block_until_ready(read)
-            gc.collect()  # Orbax leaves what it read in circles of references
+            if largest >= LARGE_BYTES:
+                gc.collect()  # Orbax leaves what it read in circles of references
             found = _nested([*jax.tree.leaves_with_path(found), *jax.tree.leaves_with_path(read)])
             metas.append(meta)
         if any(meta != metas[0] for meta in metas):
