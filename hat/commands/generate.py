@@ -142,8 +142,8 @@ class InOrder:
 
     def __init__(self, prompts: list[bytes]):
         self._waiting: list[list[bytes | None]] = [[prompt] for prompt in prompts]
+        # Nothing is printed before the first bytes come: until then a mistake may be found.
         self._turn, self._decoder = 0, codecs.getincrementaldecoder("utf-8")("replace")
-        self._print()
 
     def take(self, index: int, piece: bytes | None) -> None:
         """What the text at `index` grows by; None: it has ended."""
