@@ -389,7 +389,6 @@ def _without_priority(host_bytes: int) -> dict[str, Any]:
 
     return {
         "type_handler_registry": ocp.type_handlers.create_type_handler_registry(
-            (jax.Array, ocp.type_handlers.ArrayHandler(callback=InTurn())),
-            (np.ndarray, ocp.type_handlers.NumpyHandler()),
+            (jax.Array, ocp.type_handlers.ArrayHandler(callback=InTurn()))
         )
     }

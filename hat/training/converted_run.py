@@ -45,6 +45,7 @@ def write_run(folder: Path, experiment: Experiment, params: Params) -> None:
         "corpus": None,
         "version": __version__,
     }
+    params = jax.tree.map(jax.numpy.asarray, params)  # those of NumPy; others as they are
     checkpoints = Checkpoints(folder, host_bytes=_largest(params))
     try:
         checkpoints.save(0, {"params": params}, meta, force=True)
