@@ -112,9 +112,8 @@ def _log_sum(logprobs, probabilities, order, mask, low, high):
     """log of the sum of exp(logprobs[order[low:high]]), of those in the mask."""
     total = 0.0
     if len(mask):
-        for i in range(low, high):
-            if mask[i >> 3] & (128 >> (i & 7)):
-                total += np.float64(probabilities[order[i]])
+        for i in range(low, high):  # without a branch, which could not be foreseen
+            total += np.float64(probabilities[order[i]] * ((mask[i >> 3] >> (7 - (i & 7))) & 1))
     else:
         for i in range(low, high):
             total += np.float64(probabilities[order[i]])
