@@ -16,10 +16,10 @@ def config() -> Experiment:
         model=LlamaConfig(
             stack=StackConfig(
                 hidden_size=96,
-                num_layers=4,
+                num_layers=3,
                 num_heads=2,
                 intermediate_size=256,
-                window=128,
+                window=64,
                 qk_norm=True,
                 residual_init=0.0,
             ),
@@ -29,5 +29,8 @@ def config() -> Experiment:
             scan_layers=False,
         ),
         data=dataclasses.replace(quickstart.data, tokenizer="bytes", row_length=256),
-        training=quickstart.training,
+        training=dataclasses.replace(
+            quickstart.training,
+            schedule=dataclasses.replace(quickstart.training.schedule, decay_fraction=0.7),
+        ),
     )
