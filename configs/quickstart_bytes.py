@@ -28,7 +28,7 @@ def config() -> Experiment:
             dtype="float32",
             scan_layers=False,
         ),
-        data=dataclasses.replace(quickstart.data, tokenizer="bytes", row_length=256),
+        data=dataclasses.replace(quickstart.data, tokenizer="bytes", row_length=384),
         training=dataclasses.replace(
             quickstart.training,
             schedule=dataclasses.replace(quickstart.training.schedule, decay_fraction=0.7),
