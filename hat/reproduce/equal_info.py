@@ -338,19 +338,37 @@ def report(result: dict) -> str:
             f"{row['vocabulary']:,} | {row['bytes_trained_on'] / 1e6:.2f} | "
             f"{row['forward_flops_per_byte'] / 1e6:.2f} |"
         )
-    best = [name for name in ranked if results[name]["lossless"]]
-    lines += ["", f"{best[0]} wins: the fewest bits per byte of the lossless spellings."]
-    windows = [name for name in best if name.startswith("stop")]
-    if windows:
-        row = results[windows[0]]
-        beyond = row["bits_per_byte"] < row["unigram_bits_per_byte"]
-        lines.append(
-            f"The best lossless windows, {windows[0]}, are number {best.index(windows[0]) + 1} of "
-            f"{len(best)}; their model has {'' if beyond else 'not '}learned more than how often "
-            "each token is."
-        )
+    lines += ["", *verdict(ranked, results)]
     lines += ["", sentence(result["ratios"])]
     return "\n".join(lines) + "\n"
+
+
+def verdict(ranked: list[str], results: dict[str, dict]) -> list[str]:
+    """Who wins among the lossless spellings that a model has learned from; what it has not."""
+    lossless = [name for name in ranked if results[name]["lossless"]]
+    learned = [name for name in lossless if has_learned(results[name])]
+    lines = []
+    if learned:
+        lines.append(
+            f"Of the lossless spellings from which a model has learned more than how often each "
+            f"token is, {learned[0]} has the fewest bits per byte; then come "
+            f"{', '.join(learned[1:]) or 'no others'}."
+        )
+    for name in lossless:
+        row = results[name]
+        if name not in learned:
+            lines.append(
+                f"From {name} the model has learned nothing, in {row['steps']:,} steps: its "
+                f"{row['bits_per_byte']:.3f} bits per byte are no better than the tokens' "
+                f"frequencies ({row['unigram_bits_per_byte']:.3f}). What they are below 8 is the "
+                "tokens' doing, and of M1, whose training is not in the FLOPs."
+            )
+    return lines
+
+
+def has_learned(row: dict) -> bool:
+    """Whether a model is better than the frequencies of the held-out tokens, by more than 1 %."""
+    return row["bits_per_byte"] < 0.99 * row["unigram_bits_per_byte"]
 
 
 def plot(results: dict[str, dict], path: Path) -> None:
