@@ -53,7 +53,8 @@ class ByteHypernetwork(nnx.Module):
 
     def __call__(self, spelled, source: TokenRows, parts) -> TokenRows:
         """See `RowPredictor.rows`."""
-        text = jnp.where(parts[..., None] >= 0, spelled[jnp.maximum(parts, 0)], -1)
+        text = jnp.asarray(spelled)[jnp.maximum(parts, 0)]
+        text = jnp.where(parts[..., None] >= 0, text, -1)
         text = text.reshape(len(parts), -1)
         # The bytes of all parts, side by side: those that are there first, in their order.
         order = jnp.argsort(text < 0, axis=1, stable=True)[:, : self.config.most_bytes]
