@@ -77,9 +77,15 @@ def run(arguments: argparse.Namespace) -> dict:
 
     base, table = model.config.num_ids, None
     if arguments.scope == "corpus":
-        learned_on = [encode(read_text(path, None), tokenizer, arguments.boundary)
-                      for path in arguments.merges_from]  # fmt: skip
-        table = learn(learned_on, base, most_parts=most_parts)
+        others = [read_text(path, None) for path in arguments.merges_from]
+        for path, text in zip(arguments.merges_from, others):
+            if text in texts:
+                raise UserError(
+                    f"--merges-from {path} is scored too: its table would tell of it; give another "
+                    "text, or use --scope example"
+                )
+        encoded = [encode(text, tokenizer, arguments.boundary) for text in others]
+        table = learn(encoded, base, most_parts=most_parts)
     names = [str(path) for path in arguments.text]
     reader = Reader(
         texts, tokenizer, base, boundary=arguments.boundary, scope=arguments.scope,
@@ -102,12 +108,6 @@ def check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--scope {arguments.scope} is not known; choose one of {', '.join(scopes)}")
     if (arguments.scope == "corpus") != bool(arguments.merges_from):
         raise UserError("--merges-from FILE goes with --scope corpus, which needs it")
-    same = {path.resolve() for path in arguments.text} & {p.resolve() for p in arguments.merges_from}
-    if same:
-        raise UserError(
-            f"--merges-from {same.pop()} is scored too: its table would tell of it; give another "
-            "text, or use --scope example"
-        )
     if not 0 <= arguments.reduction < 1:
         raise UserError(f"--reduction {arguments.reduction:.0%} cannot be; give 0% to below 100%")
 

@@ -44,9 +44,9 @@ class Loader:
         process_count: int = 1,
         annotate: Annotate = lambda batch, index: batch,
     ):
-        """batch_size: of a global batch, in rows of the greatest length. annotate: adds arrays to a
-        batch with this index, row by row. UserError where a corpus that is to be read is empty, or the batch cannot
-        be shared evenly, or the seed is not in [0, 2**32)."""
+        """batch_size: of a global batch, in rows of the greatest length. annotate: adds arrays to the
+        batch with an index, row by row. UserError where a corpus that is to be read is empty, or the
+        batch cannot be shared evenly, or the seed is not in [0, 2**32)."""
         if batch_size < 1 or batch_size % process_count:
             raise UserError(
                 f"training.batch_size is {batch_size}: give a positive multiple of the "

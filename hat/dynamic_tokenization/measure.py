@@ -20,7 +20,7 @@ import numpy as np
 
 from hat.dynamic_tokenization.boundaries import Boundary, Encoded, encode
 from hat.dynamic_tokenization.embeddings import RowCache
-from hat.dynamic_tokenization.merging import MergeTable, Scope, apply, check_likelihood, learn
+from hat.dynamic_tokenization.merging import MergeTable, Scope, apply, check_likelihood, merge
 from hat.dynamic_tokenization.model import MergedLlama, merged_params
 from hat.errors import UserError
 from hat.inference.scoring import score_pieces
@@ -80,22 +80,17 @@ class Reader:
         table: MergeTable | None = None,
         names: Sequence[str] | None = None,
     ):
-        self.texts, self.tokenizer, self.base, self.scope = texts, tokenizer, base, scope
+        self.texts, self.scope = texts, scope
         self._names = names or [f"text {i}" for i in range(len(texts))]
         self._encoded: list[Encoded] = [encode(text, tokenizer, boundary) for text in texts]
-        if scope == "corpus":
-            self.tables = [table] * len(texts)
-        elif scope == "batch":
-            together = learn(self._encoded, base, most_parts=most_parts)
-            self.tables = [together] * len(texts)
-        else:
-            self.tables = [learn([its], base, most_parts=most_parts) for its in self._encoded]
+        how = {} if scope == "corpus" else {"most_parts": most_parts}
+        merged = merge(self._encoded, base, scope, table, **how)
+        self.tables: list[MergeTable] = [its for its, _ in merged]  # with all merges there are
 
     def at(self, reduction: float) -> list[Merged]:
         """Every text with as few merges as make it (under `batch` and `corpus`, what the table was
         learned on) shorter by such a share. UserError: no number does; the message names the
         text and the largest share."""
-        found = []
         shared: dict[int, MergeTable] = {}
         for table, name in zip(self.tables, self._names):
             if id(table) not in shared:
@@ -105,13 +100,10 @@ class Reader:
                     where = f"{name}: " if self.scope == "example" else ""
                     raise UserError(f"{where}{error}") from None
         tables = [shared[id(table)] for table in self.tables]
-        if self.scope == "example":
-            symbols = [apply(t, [text])[0] for t, text in zip(tables, self._encoded)]
-        else:
-            symbols = apply(tables[0], self._encoded) if tables else []
-        for table, its, text in zip(tables, symbols, self._encoded):
-            found.append(Merged(table, its, len(text.tokens)))
-        return found
+        return [
+            Merged(table, apply(table, [text])[0], len(text.tokens))
+            for table, text in zip(tables, self._encoded)
+        ]
 
 
 def costs(
