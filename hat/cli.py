@@ -88,6 +88,12 @@ COMMANDS = {
     "equal-info analyse": Command(
         "hat.commands.equal_info_analyse", "show information, stability and randomness of windows"
     ),
+    "dynamic apply": Command(
+        "hat.commands.dynamic_apply", "merge a model's tokens further in the texts that it reads"
+    ),
+    "dynamic generate": Command(
+        "hat.commands.dynamic_generate", "generate with a very large vocabulary"
+    ),
     "perturb": Command("hat.commands.perturb", "show what a perturbation does to a text"),
     "params": Command("hat.commands.params", "count the parameters of a config, part by part"),
 }
@@ -95,6 +101,7 @@ GROUPS = {
     "evaluate": "measure models, splitters and tokenizers",
     "byte-exact": "bytes from models of tokens",
     "equal-info": "compress text into windows of equal information, and learn from them",
+    "dynamic": "merge the tokens of subword models as they read",
     "bench": "run a benchmark",
     "reproduce": "run an experiment from beginning to end",
 }

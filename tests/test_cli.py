@@ -244,14 +244,16 @@ def test_train_reads_the_config_and_the_out_folder(monkeypatch, config, capsys):
     calls = []
     fake(monkeypatch, "hat.inference.samples", sample_texts="sampler")
     fake(monkeypatch, "hat.commands.byte_teachers", ExactTeacher="teacher")
+    fake(monkeypatch, "hat.dynamic_tokenization.objective",
+         Dynamic=types.SimpleNamespace(open="dynamic"))
     fake(monkeypatch, "hat.training.loop",
          train=lambda *arguments: calls.append(arguments) or {"steps": 3})
     assert cli.main(["train", config, "--set", "model.size=1", "name=two", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"steps": 3}
     assert cli.main(["train", config, "--out", "elsewhere"]) == 0
     assert [(e.name, e.model.size, str(out), *others) for e, out, *others in calls] == [
-        ("two", 1, "runs/two", "sampler", "teacher"),
-        ("tiny", 750, "elsewhere", "sampler", "teacher"),
+        ("two", 1, "runs/two", "sampler", ("teacher", "dynamic")),
+        ("tiny", 750, "elsewhere", "sampler", ("teacher", "dynamic")),
     ]
 
 

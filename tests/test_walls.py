@@ -25,7 +25,9 @@ PACKAGES = {
     "hat.conversion": {"hat.text", "hat.models"},
     "hat.byte_exact": {"hat.text", "hat.models", "hat.inference"},
     "hat.compression": {"hat.text", "hat.models", "hat.inference", "hat.byte_exact"},
-    "hat.dynamic_tokenization": {"hat.text", "hat.models", "hat.inference"},
+    "hat.dynamic_tokenization": {
+        "hat.text", "hat.models", "hat.data", "hat.training", "hat.inference",
+    },
     "hat.evaluation": {"hat.text", "hat.data", "hat.models", "hat.inference"},
     "hat.launching": set(),
 }

@@ -22,12 +22,19 @@ def add_experiment(parser: argparse.ArgumentParser, default: str | None = None) 
 
 
 def read_experiment(arguments: argparse.Namespace) -> Any:
-    """The experiment of CONFIG with --set applied."""
+    """The experiment of CONFIG with --set applied, and with what `base` decides."""
     if Path(arguments.config).is_dir():
         from hat.training import run_folder
 
-        return override(run_folder.read_experiment(Path(arguments.config)), arguments.set)
-    return override(load(arguments.config), arguments.set)
+        experiment = run_folder.read_experiment(Path(arguments.config))
+    else:
+        experiment = load(arguments.config)
+    experiment = override(experiment, arguments.set)
+    if getattr(experiment, "base", None) is None:
+        return experiment
+    from hat.dynamic_tokenization.base import fit_to_base
+
+    return fit_to_base(experiment)
 
 
 def raw(text: str) -> bytes:

@@ -9,6 +9,11 @@ llama2.c .bin file, a folder in the released TFree-HAT layout, or a run of `hat 
   --to hf-hat   a HAT in the released TFree-HAT layout
 
 Numbers and dtypes stay as they are, bit for bit. DIR appears whole or not at all.
+
+  --method omp|mean|hypernetwork   the run of a Llama with the tokenizer of --tokenizer, not trained
+
+There the rows of tokens that both tokenizers spell alike stay, and the others are made: from those of
+their parts (mean, hypernetwork), or as in a donor, which --tokenizer then is (omp).
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import argparse
 import time
 from pathlib import Path
 
+from hat.commands.arguments import positive_int
 from hat.errors import UserError
 
 TARGETS = ("native", "hat", "hf", "hf-hat")
@@ -24,20 +30,29 @@ TARGETS = ("native", "hat", "hf", "hf-hat")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="FROM", type=Path, help="what to convert")
-    parser.add_argument("--to", required=True, choices=TARGETS, help="the format to write")
+    parser.add_argument("--to", choices=TARGETS, help="the format to write")
     parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="a new folder")
     parser.add_argument("--config", metavar="CONFIG", type=Path,
                         help="with --to hat: the config file of the HAT")
     parser.add_argument("--fit", action="store_true",
                         help="with --to hat: give the config the backbone that the Llama has")
     parser.add_argument("--tokenizer", metavar="FILE", type=Path,
-                        help="of a Llama whose folder has none: tokenizer.json or a .model file")
+                        help="of a Llama whose folder has none: tokenizer.json or a .model file; "
+                        "with --method: the other tokenizer, or the donor")
+    parser.add_argument("--method", choices=("omp", "mean", "hypernetwork"),
+                        help="how the rows of new tokens are made")
+    parser.add_argument("--hypernetwork", metavar="RUN", type=Path,
+                        help="with --method hypernetwork: a trained one")
+    parser.add_argument("--sparsity", metavar="K", type=positive_int, default=64,
+                        help="with --method omp: shared tokens that make a new one (default: 64)")
     parser.add_argument("--set", metavar="A.B=C", nargs="+", action="extend", default=[],
                         help="with --to native or hat: change fields of the run's config")
 
 
 def run(arguments: argparse.Namespace) -> dict:
     check_arguments(arguments)
+    if arguments.method is not None:
+        return move(arguments)
     from hat.commands.conversions import convert
 
     began = time.perf_counter()
@@ -61,8 +76,29 @@ def run(arguments: argparse.Namespace) -> dict:
     return result
 
 
+def move(arguments: argparse.Namespace) -> dict:
+    """To another tokenizer."""
+    from hat.commands.transfers import transfer
+
+    result = transfer(
+        arguments.source, arguments.tokenizer, arguments.method,
+        arguments.out.expanduser().absolute(), hypernetwork=arguments.hypernetwork,
+        sparsity=arguments.sparsity,
+    )  # fmt: skip
+    print(f"{arguments.out}: {result['tokens']:,} tokens, {result['shared']:,} with their own rows, "
+          f"{result['new']:,} new")
+    return result | {"out": str(arguments.out)}
+
+
 def check_arguments(arguments: argparse.Namespace) -> None:
     """UserError for options that do not belong together, and for an --out that is taken."""
+    if arguments.method is None and arguments.to is None:
+        raise UserError("--to FORMAT is missing (or --method, for another tokenizer)")
+    if arguments.method is not None:
+        if arguments.to is not None or arguments.tokenizer is None or arguments.set:
+            raise UserError("--method goes with --tokenizer, and with neither --to nor --set")
+        if (arguments.method == "hypernetwork") != (arguments.hypernetwork is not None):
+            raise UserError("--hypernetwork RUN goes with --method hypernetwork, which needs it")
     if (arguments.to == "hat") != (arguments.config is not None):
         raise UserError("--config CONFIG goes with --to hat, and --to hat needs it")
     if arguments.fit and arguments.to != "hat":

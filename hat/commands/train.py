@@ -33,10 +33,12 @@ def run(arguments: argparse.Namespace) -> dict:
     if ":/" in str(out):  # what a Path makes of gs://bucket/run
         raise UserError(f"--out {out}: no folder but an address; mount the bucket, give its path")
     from hat.commands.byte_teachers import ExactTeacher
+    from hat.dynamic_tokenization.objective import Dynamic
     from hat.inference.samples import sample_texts
     from hat.training.distributed import expect, join
     from hat.training.loop import train
+    from hat.training.objectives import Openers
 
     join()  # before anything asks JAX for a device
     expect(arguments.expect_processes, arguments.expect_devices)
-    return train(experiment, out, sample_texts, ExactTeacher)
+    return train(experiment, out, sample_texts, Openers(ExactTeacher, Dynamic.open))

@@ -25,7 +25,7 @@ from hat.errors import UserError
 
 QUEUED_BATCHES = 2
 
-Annotate = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+Annotate = Callable[[dict[str, np.ndarray], int], dict[str, np.ndarray]]
 
 
 class Loader:
@@ -42,11 +42,11 @@ class Loader:
         split: str = "train",
         process_index: int = 0,
         process_count: int = 1,
-        annotate: Annotate = lambda batch: batch,
+        annotate: Annotate = lambda batch, index: batch,
     ):
-        """batch_size: of a global batch, in rows of the greatest length. annotate: adds arrays to a
-        batch, row by row. UserError where a corpus that is to be read is empty, or the batch cannot
-        be shared evenly, or the seed is not in [0, 2**32)."""
+        """batch_size: of a global batch, in rows of the greatest length. annotate: adds arrays to the
+        batch with an index, row by row. UserError where a corpus that is to be read is empty, or the
+        batch cannot be shared evenly, or the seed is not in [0, 2**32)."""
         if batch_size < 1 or batch_size % process_count:
             raise UserError(
                 f"training.batch_size is {batch_size}: give a positive multiple of the "
@@ -71,7 +71,7 @@ class Loader:
         return [
             {name: (bucket.batch_size, *rows.shape[1:]) for name, rows in padding.items()}
             for bucket, corpora in zip(self._buckets, self._mixture.corpora)
-            for padding in [self._annotate(stack([corpora[0].padding()]))]
+            for padding in [self._annotate(stack([corpora[0].padding()]), 0)]
         ]
 
     def row_indices(self, index: int) -> np.ndarray:
@@ -83,7 +83,7 @@ class Loader:
     def batch(self, index: int) -> dict[str, np.ndarray]:
         """This process's rows of global batch `index`: int32 [B / process_count, ...]."""
         mine = np.split(self.row_indices(index), self._process_count)[self._process_index]
-        return self._annotate(self._mixture.rows(self._split, mine))
+        return self._annotate(self._mixture.rows(self._split, mine), index)
 
     def iterate(
         self, start: int, place: Callable[[dict[str, np.ndarray]], Any] = lambda batch: batch

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from hat.errors import UserError
+from hat.models.hypernetwork import RowPredictorConfig
 from hat.models.model import LanguageModel, Params
 from hat.text.splitters import Splitter, make_splitter
 from hat.text.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
@@ -40,6 +42,11 @@ def load_run(path: str | Path) -> Run:
     """
     path = Path(path)
     experiment = read_experiment(path)
+    if isinstance(experiment.model, RowPredictorConfig):
+        raise UserError(
+            f"{path} is a hypernetwork, which belongs to {experiment.base}: give that, and this where "
+            "--hypernetwork is asked for"
+        )
     model = experiment.model.build()
     params, _ = read_params(path, model.abstract_params())
     rule = load_rule(path)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hat.inference.generation import generate_with
 from hat.inference.sampling import Sampling
+from hat.models.hypernetwork import RowPredictorConfig
 from hat.models.model import LanguageModel, Params
 from hat.text.chat import Message
 from hat.text.splitters import make_splitter
@@ -21,6 +22,8 @@ def sample_texts(
     """The configured prompts (`training.samples`), each with its continuation, or, where a model
     learns from conversations, its answer; bytes that are no UTF-8 are shown as U+FFFD. The random numbers are the same every time, so that what changes
     between two calls is the model."""
+    if isinstance(experiment.model, RowPredictorConfig):  # it writes rows, not texts
+        return []
     config = experiment.training.samples
     texts = [prompt.encode() for prompt in config.prompts]
     chats = experiment.data.format != "text"

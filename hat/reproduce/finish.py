@@ -7,10 +7,11 @@ from pathlib import Path
 
 from hat.training.experiment import Experiment
 from hat.training.loop import train
+from hat.training.objectives import Openers
 from hat.training.run_folder import RESULT_FILE
 
 
-def finish(experiment: Experiment, folder: Path) -> None:
+def finish(experiment: Experiment, folder: Path, openers: Openers = Openers()) -> None:
     """Trains, unless the run has made all its steps. KeyboardInterrupt where it was told to stop
     before: what is half trained is not to be measured."""
     result = folder / RESULT_FILE
@@ -18,5 +19,5 @@ def finish(experiment: Experiment, folder: Path) -> None:
         done = json.loads(result.read_text(encoding="utf-8"))["step"]
         if done >= experiment.training.steps:
             return
-    if not train(experiment, folder)["finished"]:
+    if not train(experiment, folder, openers=openers)["finished"]:
         raise KeyboardInterrupt

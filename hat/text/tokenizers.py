@@ -155,6 +155,19 @@ class JsonTokenizer(Tokenizer):
     def save(self, folder: Path) -> None:
         (Path(folder) / self.FILE).write_text(self._text, encoding="utf-8")
 
+    def pretoken_starts(self, text: str) -> list[int]:
+        """Where the pieces start that the pretokenizer cuts a text into, in characters. An invalid
+        byte ("surrogateescape") is a piece, and so is a whole text where there is no pretokenizer."""
+        cut, starts, first = self._library.pre_tokenizer, [], 0
+        for number, stretch in enumerate(self._stretch.split(text)):
+            if number % 2:
+                starts += range(first, first + len(stretch))
+            elif stretch:
+                pieces = [(stretch, (0, 0))] if cut is None else cut.pre_tokenize_str(stretch)
+                starts += [first + begin for _, (begin, _) in pieces]
+            first += len(stretch)
+        return starts
+
     def _encode_text(self, text: str) -> list[int]:
         return self._library.encode(text, add_special_tokens=False).ids
 

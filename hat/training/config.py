@@ -233,6 +233,44 @@ class PreferenceConfig:
         )
 
 
+MERGE_LAWS = ("uniform", "gaussian")
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicConfig:
+    """Tokens merged anew for every step (hat.dynamic_tokenization.objective), on top of those of the
+    run in `Experiment.base`.
+
+    boundary: of merging (hat.dynamic_tokenization.boundaries).
+    most_merges: of a step; how many it takes is drawn anew for each, by their share of the reduction
+      that all of them reach, not by their number: "uniform", or "gaussian" (mean 1/2, deviation
+      1/6, clipped; arXiv 2411.18553, section 3.3).
+    noise: the merges of a step are counted in `sample_rows` rows, drawn from the first `pool_rows`
+      of the training text, and every count is multiplied by exp(noise * g), g standard normal.
+    most_parts: base tokens of a merged one at most.
+    hypernetwork: the run that predicts rows of merged tokens where the model itself is trained; None:
+      means of parts.
+    """
+
+    boundary: str = "word"
+    most_merges: int = 512
+    law: str = "gaussian"
+    noise: float = 0.5
+    pool_rows: int = 1024
+    sample_rows: int = 64
+    most_parts: int = 8
+    hypernetwork: str | None = None
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "most_merges", "pool_rows", "sample_rows")
+        _require(self.law in MERGE_LAWS, f"law={self.law!r}: use one of {', '.join(MERGE_LAWS)}")
+        _require(self.most_parts >= 2, f"most_parts={self.most_parts}: a merge has 2 at least")
+        _require(
+            math.isfinite(self.noise) and self.noise >= 0,
+            f"noise={self.noise}: it must be 0 (none) or greater",
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """A run: its length (`steps` or `seconds` of training, one of the two), its batch, its parts.
@@ -259,7 +297,7 @@ class TrainingConfig:
     sample_every_steps: int | None = None
     max_nonfinite_steps: int = 5
     stall_seconds: float | None = 600.0
-    objective: DistillConfig | PreferenceConfig | None = None
+    objective: DistillConfig | PreferenceConfig | DynamicConfig | None = None
 
     def __post_init__(self) -> None:
         _require(

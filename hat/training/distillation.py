@@ -134,7 +134,7 @@ class Distillation(Objective):
     def read_frozen(self, shardings: Params) -> Params:
         return read_params(self._folder, self._teacher, shardings)
 
-    def annotate(self, batch: HostBatch) -> HostBatch:
+    def annotate(self, batch: HostBatch, number: int) -> HostBatch:
         batch = batch | self._view(batch)
         if self._byte_teacher is None:
             return batch

@@ -7,12 +7,15 @@ import typing
 
 from hat.data.config import BucketConfig, DataConfig, SourceConfig
 from hat.errors import UserError
+from hat.models.byte_hypernetwork import ByteHypernetworkConfig
 from hat.models.hat import ConnectorConfig, HatConfig
+from hat.models.hypernetwork import HypernetworkConfig, RowPredictorConfig
 from hat.models.layers import RopeScaling, StackConfig
 from hat.models.llama import LlamaConfig
 from hat.training import distill_config
 from hat.training.config import (
     CheckpointConfig,
+    DynamicConfig,
     MeshConfig,
     OptimizerConfig,
     PartConfig,
@@ -28,14 +31,16 @@ class Experiment:
     """Everything that decides a run's result, but for the versions of its libraries.
 
     init: the folder of a run (trained, or converted by `hat convert`) whose parameters this one
-    begins with; None: fresh ones.
+    begins with; None: fresh ones. base: the run of the subword Llama whose tokens are merged; it
+    gives its model and its tokenizer (hat.dynamic_tokenization.base).
     """
 
     name: str
-    model: HatConfig | LlamaConfig
+    model: HatConfig | LlamaConfig | HypernetworkConfig | ByteHypernetworkConfig
     data: DataConfig
     training: TrainingConfig
     init: str | None = None
+    base: str | None = None
 
     def __post_init__(self):
         is_hat = isinstance(self.model, HatConfig)
@@ -48,6 +53,15 @@ class Experiment:
         objective = self.training.objective
         if not is_hat and isinstance(objective, distill_config.DistillConfig):
             raise UserError("training.objective distils into a HAT, and the model is a Llama")
+        merges = isinstance(objective, DynamicConfig)
+        if isinstance(self.model, RowPredictorConfig) and not merges:
+            raise UserError("a hypernetwork is trained by training.objective=DynamicConfig alone")
+        if merges and is_hat:
+            raise UserError("training.objective merges tokens, and a HAT has none; use a Llama")
+        if self.base is not None and not merges:
+            raise UserError(
+                f"base is {self.base!r}, and only training.objective=DynamicConfig merges tokens of one"
+            )
         prefers = isinstance(objective, PreferenceConfig)
         if prefers != (self.data.format == "preference"):
             raise UserError(
@@ -69,6 +83,8 @@ EXPERIMENT_CLASSES = (
     HatConfig,
     ConnectorConfig,
     LlamaConfig,
+    HypernetworkConfig,
+    ByteHypernetworkConfig,
     StackConfig,
     RopeScaling,
     DataConfig,
@@ -82,6 +98,7 @@ EXPERIMENT_CLASSES = (
     CheckpointConfig,
     SampleConfig,
     PreferenceConfig,
+    DynamicConfig,
     distill_config.DistillConfig,
     *typing.get_args(distill_config.AnyTerm),
 )

@@ -19,7 +19,7 @@ from hat.models.model import Batch, LanguageModel, Params
 from hat.training.checkpoints import Checkpoints, read_params
 from hat.training.distributed import ending_at_once, on_first, stop_requests, together
 from hat.training.experiment import Experiment
-from hat.training.objectives import ByteTeacherOpener, Measures, make_objective
+from hat.training.objectives import Measures, Openers, make_objective
 from hat.training.optimizer import learning_rate
 from hat.training.position import Clock, Position
 from hat.training.program import Program
@@ -37,11 +37,11 @@ def train(
     experiment: Experiment,
     out_dir: str | Path,
     sampler: Sampler | None = None,
-    byte_teacher: ByteTeacherOpener | None = None,
+    openers: Openers = Openers(),
 ) -> dict:
     """Trains, or goes on training, the run in `out_dir`; returns its result, ready for JSON.
 
-    byte_teacher: see hat.training.objectives.make_objective.
+    openers: see hat.training.objectives.make_objective.
 
     Everything that a run leaves is in `out_dir` (see hat.training.run_folder). Every process of a
     run calls it, after hat.training.distributed.join. UserError: bad data, another run's folder or
@@ -57,7 +57,7 @@ def train(
     with ExitStack() as stack:
         changed = on_first(lambda: stack.enter_context(open_run(folder, experiment)), elsewhere=[])
         corpus = together(lambda: prepare_corpus(experiment))
-        objective = make_objective(experiment, byte_teacher)
+        objective = make_objective(experiment, openers)
         loader = Loader(
             corpus, config.batch_size, config.seed, "train", jax.process_index(),
             jax.process_count(), objective.annotate,

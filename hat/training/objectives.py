@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
+from hat.errors import UserError
 from hat.models.model import Batch, LanguageModel, Params, Sums
-from hat.training.config import PreferenceConfig
+from hat.training.config import DynamicConfig, PreferenceConfig
 
 if TYPE_CHECKING:
     from hat.training.experiment import Experiment
@@ -69,9 +70,13 @@ class Objective:
         """The number of the stage at a step."""
         return bisect.bisect_right(self.starts, step) - 1
 
-    def annotate(self, batch: HostBatch) -> HostBatch:
+    def annotate(self, batch: HostBatch, number: int) -> HostBatch:
         """A batch of rows of the corpus, int32 [B, ...], with what the objective needs besides: a
-        pure function of each row, int32 too."""
+        pure function of each row and of the number of the batch, int32 too."""
+        return batch
+
+    def annotate_held_out(self, batch: HostBatch) -> HostBatch:
+        """The same of a batch that is measured, and not learned from."""
         return batch
 
     def read_frozen(self, shardings: Params) -> Params:
@@ -85,7 +90,7 @@ class Objective:
     def measure(
         self, model: LanguageModel, params: Params, batch: Batch, frozen: Params
     ) -> Measures:
-        """What an evaluation reports of a batch of rows as the corpus has them."""
+        """What an evaluation reports of a batch of rows, as `annotate_held_out` leaves them."""
         return model.loss(params, batch), {}
 
 
@@ -105,20 +110,26 @@ class ByteTeacher(Protocol):
 ByteTeacherOpener = Callable[[str], ByteTeacher]  # from the folder of a run
 
 
-def make_objective(
-    experiment: Experiment, byte_teacher: ByteTeacherOpener | None = None
-) -> Objective:
-    """The objective of an experiment.
+class Openers(NamedTuple):
+    """What objectives are made of that training itself knows nothing of. byte_teacher: for the term
+    ByteProbabilities where none are stored. dynamic: the objective of a DynamicConfig."""
 
-    byte_teacher: for the term ByteProbabilities where none are stored. UserError: a teacher that
-    is not there or does not fit.
-    """
+    byte_teacher: ByteTeacherOpener | None = None
+    dynamic: Callable[[Experiment], Objective] | None = None
+
+
+def make_objective(experiment: Experiment, openers: Openers = Openers()) -> Objective:
+    """The objective of an experiment. UserError: a teacher that is not there or does not fit."""
     if experiment.training.objective is None:
         return Objective()
     if isinstance(experiment.training.objective, PreferenceConfig):
         from hat.training.preference import Preference
 
         return Preference(experiment)
+    if isinstance(experiment.training.objective, DynamicConfig):
+        if openers.dynamic is None:
+            raise UserError("this command cannot merge tokens; use hat train")
+        return openers.dynamic(experiment)
     from hat.training.distillation import Distillation
 
-    return Distillation.open(experiment, byte_teacher)
+    return Distillation.open(experiment, openers.byte_teacher)

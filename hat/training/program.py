@@ -149,6 +149,7 @@ class Program:
         in double precision, so that a large split loses no bytes."""
         found = []
         for batch in batches:
+            batch = self.objective.annotate_held_out(batch)
             mine = {
                 name: np.split(rows, jax.process_count())[jax.process_index()]
                 for name, rows in batch.items()

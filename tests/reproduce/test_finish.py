@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 
 from hat.reproduce import finish
+from hat.training.objectives import Openers
 from tests.training import tiny
 
 
 def test_finished_runs_are_not_trained_again(tmp_path, monkeypatch):
     trained = []
 
-    def train(*given):
+    def train(*given, openers):
+        assert openers == Openers()
         trained.append(given)
         return {"finished": len(trained) < 3}
 

@@ -17,7 +17,7 @@ from hat.training import loop
 from hat.training.converted_run import write_run
 from hat.training.distill_config import ByteProbabilities, DistillConfig
 from hat.training.metrics import read_metrics
-from hat.training.objectives import make_objective
+from hat.training.objectives import Openers, make_objective
 from tests.models.toy import random_params
 from tests.training import tiny
 
@@ -69,8 +69,8 @@ def test_stored_distributions_are_those_of_the_teacher(home):
     corpus = loop.prepare_corpus(taught(home))
     loader = Loader(corpus, 2, 0)
     batch = loader.batch(0)
-    found = looked_up.annotate(batch)["byte_logprobs"].view(np.float32)
-    computed = make_objective(taught(home), ExactTeacher).annotate(batch)
+    found = looked_up.annotate(batch, 0)["byte_logprobs"].view(np.float32)
+    computed = make_objective(taught(home), Openers(ExactTeacher)).annotate(batch, 0)
     expected = computed["byte_logprobs"].view(np.float32)
     real = batch["segment"] > 0
     ends = batch["bytes"] == 257  # nothing follows the end of a text

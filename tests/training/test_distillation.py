@@ -28,7 +28,7 @@ from hat.training.distill_config import (
 )
 from hat.training.experiment import EXPERIMENT_CLASSES
 from hat.training.metrics import read_metrics
-from hat.training.objectives import make_objective
+from hat.training.objectives import Openers, make_objective
 from hat.training.program import Program
 from hat.training.sharding import batch_sharding, make_mesh, param_shardings
 from tests.models.toy import jit, random_params
@@ -87,7 +87,7 @@ def terms(home):
     """All terms on one batch: the batch, both models with parameters, the ratios, and by name of a
     term the gradient that it alone gives, as jitted functions' results."""
     experiment = student(home, *TERMS)
-    objective = make_objective(experiment, lambda folder: Uniform())
+    objective = make_objective(experiment, Openers(lambda folder: Uniform()))
     loader = Loader(loop.prepare_corpus(experiment), 2, 0, annotate=objective.annotate)
     batch = {name: jnp.asarray(rows) for name, rows in loader.batch(0).items()}
     teacher = load_run(home / "teacher")
@@ -296,7 +296,7 @@ def test_eight_devices_agree_with_one(home, terms):
     if len(DEVICES) < 8:
         pytest.skip("needs 8 virtual devices, set by tests/conftest.py")
     experiment, batch, teacher, model, params, *_, ratios = terms
-    objective = make_objective(experiment, lambda folder: Uniform())
+    objective = make_objective(experiment, Openers(lambda folder: Uniform()))
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2), DEVICES[:8])
     batch = jax.device_put(
         {name: np.tile(rows, (4, 1) + (1,) * (rows.ndim - 2)) for name, rows in batch.items()},

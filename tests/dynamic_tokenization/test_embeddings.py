@@ -1,0 +1,162 @@
+"""Rows of new tokens: identities, invariances, and the cache."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from hat.dynamic_tokenization import embeddings
+from hat.dynamic_tokenization.embeddings import (
+    KnownSpellings,
+    RowCache,
+    Suffixes,
+    extended,
+    mean_of_parts,
+    pad_parts,
+    source_of,
+    suffix_parts,
+)
+from hat.errors import UserError
+from hat.models.hypernetwork import HypernetworkConfig
+from tests.dynamic_tokenization.models import HYPER_STACK, hypernetwork, llama
+from tests.dynamic_tokenization.texts import TEXTS, bpe
+
+PARTS = [(3,), (5, 9), (9, 5), (270, 3, 3, 1), (299,), (1, 2, 3, 4, 5, 6, 7, 8), (5, 9)]
+
+
+def sides(rows):
+    return [np.asarray(side) for side in rows if side is not None]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_mean_is_the_mean_and_one_part_its_row(tied):
+    model, params = llama(tied)
+    source = source_of(model, params)
+    found = mean_of_parts(source, pad_parts(PARTS, 9))
+    assert (found.outputs is None) == tied
+    for rows, base in zip(sides(found), sides(source), strict=True):
+        for row, its in zip(rows, PARTS, strict=True):
+            wanted = base[list(its)].astype(np.float64).mean(axis=0)
+            np.testing.assert_allclose(row, wanted, rtol=0, atol=1e-6)  # fp32 sums of 8 numbers
+            if len(its) == 1:
+                np.testing.assert_array_equal(row, base[its[0]])
+
+
+kinds = pytest.mark.parametrize("kind", ["parts", "bytes"])
+
+
+@kinds
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_fresh_hypernetwork_is_the_mean(tied, kind):
+    """So that one part keeps its row bit for bit: what is added is 0."""
+    source = source_of(*llama(tied))
+    predictor = embeddings.hypernetwork(*hypernetwork(tied, kind=kind), bpe())
+    parts = pad_parts(PARTS, 8)
+    for rows, mean in zip(sides(predictor(source, parts)),
+                          sides(mean_of_parts(source, parts)), strict=True):  # fmt: skip
+        np.testing.assert_array_equal(rows, mean)
+
+
+@kinds
+@pytest.mark.parametrize("tied", [False, True])
+def test_padding_and_order_change_nothing(tied, kind):
+    """To 1e-5 of numbers of 1: fp32 sums of 8 parts in another order."""
+    source = source_of(*llama(tied))
+    predictor = embeddings.hypernetwork(*hypernetwork(tied, False, kind), bpe())
+    rows = jax.jit(lambda parts: predictor(source, parts))
+    found = sides(rows(pad_parts(PARTS, 8)))
+    mean = sides(mean_of_parts(source, pad_parts(PARTS, 8)))
+    assert all(np.abs(a - b).max() > 1e-2 for a, b in zip(found, mean))
+    for others in (sides(rows(pad_parts(PARTS, 12))), sides(rows(pad_parts(PARTS, 8, 16)))):
+        for a, b in zip(found, others):
+            np.testing.assert_allclose(a, b[: len(a)], rtol=0, atol=1e-5)
+    order = np.random.default_rng(0).permutation(len(PARTS))
+    for a, b in zip(found, sides(rows(pad_parts([PARTS[i] for i in order], 8)))):
+        np.testing.assert_allclose(a[order], b, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(a[1], a[6], rtol=0, atol=1e-5)  # equal parts, equal rows
+        assert np.abs(a[1] - a[2]).max() > 1e-3  # but their order counts
+        assert np.isfinite(a).all()
+    for rows_of_nothing in sides(rows(pad_parts([], 8, 4))):
+        assert np.isfinite(rows_of_nothing).all()
+
+
+def test_bytes_are_read_as_bytes():
+    """Two ways to cut one spelling have the same change to their means; 1e-5 of fp32."""
+    its = bpe()
+    source = source_of(*llama())
+    predictor = embeddings.hypernetwork(*hypernetwork(False, False, "bytes"), its)
+    one = tuple(its.encode(b" the cat").tolist())
+    other = tuple(int(its.encode(bytes([byte]))[0]) for byte in b" the cat")
+    assert len(one) < len(other)
+    parts = pad_parts([one, other], 8)
+    for rows, mean in zip(sides(predictor(source, parts)), sides(mean_of_parts(source, parts))):
+        np.testing.assert_allclose(*(rows - mean), rtol=0, atol=1e-5)
+    table = embeddings.spellings_for(hypernetwork(False, False, "bytes")[0], its)
+    for token in (0, 255, 290, its.eot):
+        assert bytes(table[token][table[token] >= 0].tolist()) == its.token_bytes(token)
+
+
+def test_base_tokens_stay_bit_for_bit():
+    """Specials among them: rows are appended."""
+    source = source_of(*llama())
+    predictor = embeddings.hypernetwork(*hypernetwork(fresh=False), bpe())
+    both = extended(source, predictor(source, pad_parts(PARTS, 8)))
+    for whole, base in zip(sides(both), sides(source), strict=True):
+        np.testing.assert_array_equal(whole[: len(base)], base)
+        assert len(whole) == len(base) + len(PARTS)
+
+
+def test_the_cache_is_memory_and_nothing_else():
+    source = source_of(*llama())
+    predictor = embeddings.hypernetwork(*hypernetwork(fresh=False), bpe())
+    cache = RowCache(predictor, source, capacity=3)
+    direct = sides(predictor(source, pad_parts(PARTS, 8)))
+    for _ in range(2):
+        for a, b in zip(sides(cache(PARTS)), direct, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+    distinct = len(set(PARTS))
+    assert cache.predicted == distinct  # one call's rows are never dropped, though capacity is 3
+    cache(PARTS[:1])
+    cache(PARTS[:1])
+    assert cache.predicted == distinct
+    cache(PARTS)
+    assert distinct < cache.predicted <= 2 * distinct - 1
+
+
+def test_a_spelling_that_is_a_token_is_that_token():
+    its = bpe()
+    the = next(t for t in range(its.vocab_size) if its.token_bytes(t) == b" the")
+    halves = tuple(int(its.encode(half)[0]) for half in (b" ", b"t", b"h", b"e"))
+    assert its.decode(halves) == b" the"
+    assert KnownSpellings(its)([halves, halves[::-1]]) == [(the,), halves[::-1]]
+
+
+@settings(max_examples=80)
+@given(text=TEXTS)
+def test_longest_suffixes_by_brute_force(text):
+    its = bpe()
+    suffixes = Suffixes(its)
+    known = {}
+    for token in range(its.vocab_size):
+        known.setdefault(its.token_bytes(token), token)
+    for end, found in enumerate(suffixes(text).tolist()):
+        best = max((text[start : end + 1] for start in range(end + 1)
+                    if text[start : end + 1] in known), key=len)  # fmt: skip
+        assert found == known[best]
+    cut = text[: len(text) // 2]
+    np.testing.assert_array_equal(suffixes(cut), suffixes(text)[: len(cut)])
+
+
+def test_suffix_expansion_of_tokens():
+    its = bpe()
+    parts = [tuple(its.encode(b"x the").tolist()), tuple(its.encode("é".encode()).tolist())]
+    found = suffix_parts(parts, its, Suffixes(its))
+    assert its.token_bytes(found[0][0]) == b" the"
+    assert all(len(one) == 1 for one in found)
+
+
+def test_a_hypernetwork_needs_its_base():
+    with pytest.raises(UserError, match="--set base=RUN"):
+        HypernetworkConfig(stack=HYPER_STACK).build()
