@@ -55,6 +55,9 @@ class Stream(Protocol):
 
 
 class Splitter(Protocol):
+    """A rule that is not byte-causal needs `name`, `causality` and `split` alone; where it can say
+    what its boundaries cost, it has `boundary_nats(data) -> float64[T]` too."""
+
     name: str  # enters the corpus fingerprint and the checkpoint
     causality: Causality
     tables: SplitTables  # the rule as integer arrays, for `split_tables.step`
@@ -215,7 +218,8 @@ class FixedStride:
 
 _SPECS = (
     "'words', 'words:MAX_BYTES', 'whitespace', 'whitespace:MAX_BYTES', 'spacebyte', "
-    "'spacebyte:MAX_BYTES', 'stride:BYTES', or with lengths for scripts, 'words:han=6,thai=12'"
+    "'spacebyte:MAX_BYTES', 'stride:BYTES', or with lengths for scripts, 'words:han=6,thai=12', or "
+    "with merges in every document, 'words+merges=50'"
 )
 _MAKERS = {
     "words": WordRule, "whitespace": WhitespaceRule, "spacebyte": SpaceByte, "stride": FixedStride,
@@ -223,7 +227,15 @@ _MAKERS = {
 
 
 def make_splitter(spec: str) -> Splitter:
-    """The splitter that a config names, such as "words", "words:64,han=6" or "stride:8"."""
+    """The splitter that a config names, such as "words", "words:64,han=6" or "stride:8", and with
+    merges over its words (hat.text.merging) such as "words+merges=50"."""
+    base, plus, merges = spec.rpartition("+merges=")
+    if plus:
+        from hat.text.merging import Merged  # which builds on this module
+
+        if not _is_number(merges.removeprefix("-")):
+            raise UserError(f"splitter {spec!r}: {merges!r} is no number of merges; give 0 or more")
+        return Merged(make_splitter(base), int(merges))
     rule, colon, arguments = spec.partition(":")
     options = arguments.split(",") if colon else []
     numbers = [option for option in options if "=" not in option]

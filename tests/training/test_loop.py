@@ -184,6 +184,20 @@ def test_a_word_longer_than_a_row_is_refused(tmp_path):
         loop.train(experiment, tmp_path / "run")
 
 
+def test_words_that_look_ahead_give_no_bits_per_byte(tmp_path, capsys):
+    """The nats are those of the bytes, the words given."""
+    tiny_run = tiny.experiment(
+        tmp_path, *tiny.ONE_DEVICE, "data.splitter=words+merges=9", "training.steps=5"
+    )
+    result = loop.train(tiny_run, tmp_path / "run", sample_texts)
+    assert result["finished"] and result["heldout_bits_per_byte"] is None and "plot" not in result
+    *_, line, evaluation = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert line["loss"] > 0 and line["bits_per_byte"] is None
+    assert evaluation["heldout_loss"] > 0
+    assert "nats per byte, its words given" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["heldout_bits_per_byte"] is None
+
+
 def test_the_loss_is_of_the_model(tmp_path):
     """The reported held-out score equals one computed from the restored run by the scorer."""
     from hat.inference.scoring import bits_per_byte
