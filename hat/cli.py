@@ -89,6 +89,9 @@ COMMANDS = {
         "hat.commands.equal_info_analyse", "show information, stability and randomness of windows"
     ),
     "perturb": Command("hat.commands.perturb", "show what a perturbation does to a text"),
+    "patches": Command(
+        "hat.commands.patches", "make a splitter of a byte model: words end where it is unsure"
+    ),
     "params": Command("hat.commands.params", "count the parameters of a config, part by part"),
 }
 GROUPS = {

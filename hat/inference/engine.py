@@ -27,13 +27,12 @@ from hat.inference.burst import (
     score_chunk,
     take_rows,
 )
-from hat.inference.hat_rows import hat_rows
-from hat.inference.llama_rows import llama_rows
+from hat.inference.kinds import rows_of
 from hat.inference.prefixes import Prefixes
 from hat.inference.requests import Continuation, OnBytes, Request
 from hat.inference.sampling import REPETITION_IDS, Draw, Sampling, rules
 from hat.inference.text_rules import missing_bytes, read_state, text_tables
-from hat.models.hat import HatModel
+from hat.models.llama import LlamaModel
 from hat.models.model import LanguageModel, Params
 from hat.text.splitters import Splitter
 from hat.text.tokenizers import ByteTokenizer, Tokenizer
@@ -59,9 +58,8 @@ class Engine:
         prefixes: how many rows are kept for prompts that begin alike. max_words: of a row (tokens
         of a Llama), which bounds the backbone's memory; a text that reaches it ends there. closing:
         rows that the backbone takes together; None: `best_closing`."""
-        is_hat = isinstance(model, HatModel)
-        self._kind = (hat_rows if is_hat else llama_rows)(model)
-        self.tokenizer = ByteTokenizer() if is_hat else rule
+        self._kind = rows_of(model)
+        self.tokenizer = rule if isinstance(model, LlamaModel) else ByteTokenizer()
         self._rule = rule
         self._params = self._kind.prepare(params, rule)
         self._num_ids = model.config.num_ids

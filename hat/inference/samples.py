@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hat.inference.generation import generate_with
 from hat.inference.sampling import Sampling
+from hat.models.hat_learned import LearnedHatModel
 from hat.models.model import LanguageModel, Params
 from hat.text.chat import Message
 from hat.text.splitters import BYTE_CAUSAL, make_splitter
@@ -21,10 +22,12 @@ def sample_texts(
     """The configured prompts (`training.samples`), each with its continuation, or, where a model
     learns from conversations, its answer; bytes that are no UTF-8 are shown as U+FFFD. The random
     numbers are the same every time, so that what changes between two calls is the model. None
-    where words look ahead: there is nothing to generate from."""
+    where words look ahead, nor from models that draw their words, which are not generated from
+    yet."""
     config = experiment.training.samples
     rule = corpus.tokenizer or make_splitter(experiment.data.splitter)
-    if corpus.tokenizer is None and rule.causality != BYTE_CAUSAL:
+    looks_ahead = corpus.tokenizer is None and rule.causality != BYTE_CAUSAL
+    if isinstance(model, LearnedHatModel) or looks_ahead and not model.any_splitter:
         return []
     texts = [prompt.encode() for prompt in config.prompts]
     chats = experiment.data.format != "text"

@@ -18,7 +18,8 @@ import jax
 import numpy as np
 
 from hat.errors import UserError
-from hat.models.hat import HatModel
+from hat.models.hat_learned import LearnedHatModel
+from hat.models.llama import LlamaModel
 from hat.models.model import LanguageModel, Params
 from hat.text.ids import BOS, EOT, PAD
 from hat.text.rows import (
@@ -104,7 +105,7 @@ def score_documents(
     say what its boundaries cost.
     """
     names = names or [f"document {i}" for i in range(len(documents))]
-    tells = getattr(rule, "boundary_nats", None)
+    tells = None if model.any_splitter else getattr(rule, "boundary_nats", None)
     rows = make_rows(model, rule, row_length, row_words, charged=tells is not None)
     cut = [rows.cut(document, name) for document, name in zip(documents, names)]
     pieces = [piece for _, its_pieces in cut for piece in its_pieces]
@@ -208,9 +209,11 @@ def make_rows(
 ) -> Rows:
     """Rows as the model reads them; rule: the splitter of a HAT, the tokenizer of a Llama, whose
     rows ignore `words`. charged: as of WordRows. UserError: a splitter that looks ahead."""
-    if isinstance(model, HatModel):
-        return WordRows(rule, length, words, charged)
-    return TokenRows(rule, length, words)
+    if isinstance(model, LlamaModel):
+        return TokenRows(rule, length, words)
+    if isinstance(model, LearnedHatModel):
+        words = length  # of its own words, of which none is to be dropped
+    return WordRows(rule, length, words, charged or model.any_splitter)
 
 
 def _pack_in_order(pieces: Sequence[Row], rows: Rows) -> Iterator[list[Row]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -60,7 +61,8 @@ class Splitter(Protocol):
 
     name: str  # enters the corpus fingerprint and the checkpoint
     causality: Causality
-    tables: SplitTables  # the rule as integer arrays, for `split_tables.step`
+    tables: SplitTables  # the rule as integer arrays, for `split_tables.step`; of hat.text.entropy
+    # as its own, for its own step
 
     def split(self, data: np.ndarray) -> Split:
         """uint8[T] -> Split of length T."""
@@ -109,13 +111,13 @@ class _TableSplitter:
         return self.rule, self.max_word_bytes, self.unspaced
 
     def split(self, data: np.ndarray) -> Split:
-        return Split(*split_loop.split_bytes(_packed(*self._key), _checked(data)))
+        return Split(*split_loop.split_bytes(_packed(*self._key), checked(data)))
 
     def stream(self) -> Stream:
         return _TableStream(self.tables)
 
     def state_after(self, data: np.ndarray) -> SplitState:
-        return split_loop.state_after(_packed(*self._key), _checked(data))
+        return split_loop.state_after(_packed(*self._key), checked(data))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +203,7 @@ class FixedStride:
         return f"stride-v1-{self.stride}"
 
     def split(self, data: np.ndarray) -> Split:
-        index = np.arange(len(_checked(data)), dtype=np.int32)
+        index = np.arange(len(checked(data)), dtype=np.int32)
         return Split(index % self.stride == 0, (index + 1) // self.stride)
 
     @property
@@ -212,15 +214,16 @@ class FixedStride:
         return _TableStream(self.tables)
 
     def state_after(self, data: np.ndarray) -> SplitState:
-        read = len(_checked(data))
+        read = len(checked(data))
         return SplitState(0, read % self.stride, (read - 1) % self.stride + 1)
 
 
 _SPECS = (
     "'words', 'words:MAX_BYTES', 'whitespace', 'whitespace:MAX_BYTES', 'spacebyte', "
     "'spacebyte:MAX_BYTES', 'stride:BYTES', or with lengths for scripts, 'words:han=6,thai=12', or "
-    "with merges in every document, 'words+merges=50'"
+    "with merges in every document, 'words+merges=50', or 'entropy:FILE' of hat patches"
 )
+_ENTROPY = "entropy:"  # then a file
 _MAKERS = {
     "words": WordRule, "whitespace": WhitespaceRule, "spacebyte": SpaceByte, "stride": FixedStride,
 }  # fmt: skip
@@ -231,11 +234,15 @@ def make_splitter(spec: str) -> Splitter:
     merges over its words (hat.text.merging) such as "words+merges=50"."""
     base, plus, merges = spec.rpartition("+merges=")
     if plus:
-        from hat.text.merging import Merged  # which builds on this module
+        from hat.text.merging import Merged  # which builds on this module, as the next does
 
         if not _is_number(merges.removeprefix("-")):
             raise UserError(f"splitter {spec!r}: {merges!r} is no number of merges; give 0 or more")
         return Merged(make_splitter(base), int(merges))
+    if spec.startswith(_ENTROPY):
+        from hat.text.entropy import load_patches
+
+        return load_patches(Path(spec.removeprefix(_ENTROPY)))
     rule, colon, arguments = spec.partition(":")
     options = arguments.split(",") if colon else []
     numbers = [option for option in options if "=" not in option]
@@ -256,6 +263,22 @@ def make_splitter(spec: str) -> Splitter:
     if len(set(names)) < len(names):
         raise UserError(f"splitter {spec!r} gives a script two lengths; give it one")
     return _MAKERS[rule](*positional, unspaced=tuple(sorted((n, int(b)) for n, b in lengths)))
+
+
+def keep_splitter(spec: str, folder: Path) -> None:
+    """Copies into the folder of a run what `kept_splitter` needs, where the splitter is a file."""
+    if spec.startswith(_ENTROPY) and "+merges=" not in spec:
+        from hat.text.entropy import FILE
+
+        make_splitter(spec).save(folder / FILE)
+
+
+def kept_splitter(spec: str, folder: Path) -> Splitter:
+    """The splitter that the run in a folder was trained with."""
+    from hat.text.entropy import FILE
+
+    kept = (folder / FILE).exists()
+    return make_splitter(f"{_ENTROPY}{folder / FILE}" if kept else spec)
 
 
 def _is_number(text: str) -> bool:
@@ -321,7 +344,7 @@ def _automata(rule: str, unspaced: tuple):
     return words, byte_automaton(class_of, int(class_of[unicode_classes.REPLACEMENT]))
 
 
-def _checked(data: np.ndarray) -> np.ndarray:
+def checked(data: np.ndarray) -> np.ndarray:
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 1:
         raise TypeError(f"expected bytes as a 1-d uint8 array, got {type(data).__name__} {data!r}")
     return np.ascontiguousarray(data)

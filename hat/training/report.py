@@ -34,10 +34,10 @@ def bits_per_byte(sums: Sums) -> float:
     return sums.nats / math.log(2) / max(sums.bytes, 1.0)
 
 
-def is_code(experiment: Experiment) -> bool:
+def is_code(experiment: Experiment, model: LanguageModel) -> bool:
     """Whether the nats of this experiment are a code length: not where word boundaries tell of
-    bytes to come."""
-    if experiment.data.tokenizer is not None:
+    bytes to come, and the model neither charges nor draws them itself."""
+    if experiment.data.tokenizer is not None or model.any_splitter:
         return True
     from hat.text.splitters import BYTE_CAUSAL, make_splitter
 
@@ -56,7 +56,7 @@ class Report:
         self, experiment: Experiment, folder: Path, position: Position, model: LanguageModel
     ):
         config, chip = experiment.training, find_chip(jax.devices()[0].device_kind)
-        self._model, self._is_code = model, is_code(experiment)
+        self._model, self._is_code = model, is_code(experiment, model)
         self._peak = None if chip is None else jax.device_count() * chip.flops_per_second
         self._every, self._folder = config.log_every_steps, folder
         self._speaks = jax.process_index() == 0
