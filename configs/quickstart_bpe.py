@@ -16,9 +16,10 @@ def config() -> Experiment:
         model=LlamaConfig(
             stack=StackConfig(
                 hidden_size=128,
-                num_layers=5,
+                num_layers=4,
                 num_heads=2,
                 intermediate_size=344,
+                window=96,
                 qk_norm=True,
                 residual_init=0.0,
             ),
@@ -27,6 +28,6 @@ def config() -> Experiment:
             dtype="float32",
             scan_layers=False,
         ),
-        data=dataclasses.replace(quickstart.data, tokenizer="bpe:4096", row_length=256),
+        data=dataclasses.replace(quickstart.data, tokenizer="bpe:4096", row_length=384),
         training=quickstart.training,
     )

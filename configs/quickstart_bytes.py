@@ -16,10 +16,10 @@ def config() -> Experiment:
         model=LlamaConfig(
             stack=StackConfig(
                 hidden_size=96,
-                num_layers=4,
+                num_layers=3,
                 num_heads=2,
                 intermediate_size=256,
-                window=128,
+                window=64,
                 qk_norm=True,
                 residual_init=0.0,
             ),
@@ -28,6 +28,9 @@ def config() -> Experiment:
             dtype="float32",
             scan_layers=False,
         ),
-        data=dataclasses.replace(quickstart.data, tokenizer="bytes", row_length=256),
-        training=quickstart.training,
+        data=dataclasses.replace(quickstart.data, tokenizer="bytes", row_length=384),
+        training=dataclasses.replace(
+            quickstart.training,
+            schedule=dataclasses.replace(quickstart.training.schedule, decay_fraction=0.7),
+        ),
     )

@@ -18,10 +18,12 @@ from pathlib import Path
 from hat.commands.arguments import positive_int
 from hat.errors import UserError
 
-# As `make quickstart` sets it: glibc keeps the memory of a step, in huge pages.
-HEAP = {
+# As `make quickstart` sets them: glibc keeps the memory of a step, in huge pages, and small products
+# are Eigen's.
+ENVIRONMENT = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592"
-    ":glibc.malloc.trim_threshold=8589934592"
+    ":glibc.malloc.trim_threshold=8589934592",
+    "XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=",
 }
 CONFIGS = ("quickstart", "quickstart_bpe", "quickstart_bytes")
 
@@ -61,7 +63,7 @@ def train(config: Path, folder: Path, changes: list[str]) -> dict:
     if not (result.exists() and json.loads(result.read_text(encoding="utf-8"))["finished"]):
         command = [sys.executable, "-m", "hat", "train", str(config), "--out", str(folder)]
         status = subprocess.run(
-            [*command, "--set", *changes], stdout=subprocess.DEVNULL, env=HEAP | os.environ
+            [*command, "--set", *changes], stdout=subprocess.DEVNULL, env=ENVIRONMENT | os.environ
         ).returncode
         if status:
             raise UserError(f"{config} ended with status {status}; its message stands above")

@@ -3,7 +3,8 @@
     curl http://127.0.0.1:8000/v1/completions -d '{"prompt": "def ", "max_tokens": 100}'
 
 POST /v1/completions (stream, logprobs, echo, stop, n, seed), GET /v1/models, /health and /metrics
-(for Prometheus). A token is a byte of a HAT. Many requests are continued at once. The server listens
+(for Prometheus), and /tokenizer_info, /tokenize and /detokenize, by which lm-evaluation-harness's
+local-completions works without a tokenizer of its own. A token is a byte of a HAT. Many requests are continued at once. The server listens
 on this machine alone unless --host says otherwise; where others can reach it, give it a token: a
 file with --token-file, or HAT_SERVE_TOKEN. SIGTERM and interrupts let what runs come to its end.
 

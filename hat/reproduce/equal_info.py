@@ -31,6 +31,7 @@ from hat.models.flops import TRAINING_FACTOR
 from hat.models.layers import StackConfig
 from hat.models.llama import LlamaConfig
 from hat.reproduce import equal_info_text as text
+from hat.reproduce.equal_info_ratios import ratios, sentence
 from hat.reproduce.finish import finish, settle
 from hat.text.tokenizers import (
     ByteTokenizer,
@@ -55,6 +56,7 @@ class Size:
 
     train_bytes: int = 3_000_000
     heldout_bytes: int = 120_000
+    ratio_bytes: int = 60_000  # of them, through the coders with the model running
     flops: float = 2e12
     m1_steps: int = 2000
     vocabulary: int = 4096
@@ -65,7 +67,7 @@ class Size:
 
 ARMS = ("bytes", "bpe", "sentencepiece", "stop-12", "stop-16-in-8", "greedy-16-in-8",
         "arithmetic-in-8", "stop-16", "greedy-16")  # fmt: skip
-SMOKE = Size(60_000, 3_000, 1e8, 3, 400, 16, 1, 8)
+SMOKE = Size(60_000, 3_000, 1_000, 1e8, 3, 400, 16, 1, 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +117,16 @@ def run(arguments: argparse.Namespace) -> dict:
             found = measure(name, arm, texts, size, seed, out / "models" / name)
             write_atomically(path, json.dumps(found, indent=2) + "\n")
         results[name] = json.loads(path.read_text(encoding="utf-8"))
+    path = out / "ratios.json"
+    if not path.exists():
+        found = ratios(out / "m1", texts.heldout, size.ratio_bytes)
+        write_atomically(path, json.dumps(found, indent=2) + "\n")
+    held = json.loads(path.read_text(encoding="utf-8"))
     plot(results, out / "equal_info.png")
     print(table(results))
+    print(sentence(held))
     print(f"plot: {out / 'equal_info.png'}")
-    result = settings | {"results": results, "plot": str(out / "equal_info.png")}
+    result = settings | {"results": results, "ratios": held, "plot": str(out / "equal_info.png")}
     write_atomically(out / "result.json", json.dumps(result, indent=2) + "\n")
     write_atomically(out / "equal_info.md", report(result))
     return result
@@ -333,6 +341,7 @@ def report(result: dict) -> str:
             f"{len(best)}; their model has {'' if beyond else 'not '}learned more than how often "
             "each token is."
         )
+    lines += ["", sentence(result["ratios"])]
     return "\n".join(lines) + "\n"
 
 

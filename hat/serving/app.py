@@ -1,4 +1,4 @@
-"""The web application: `/v1/completions`, `/v1/models`, `/health`, `/metrics`."""
+"""The web application: `/v1/completions`, `/v1/models`, `/health`, `/metrics`, and the tokenizer."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from hat.serving.completions import (
     usage,
 )
 from hat.serving.metrics import Metrics
+from hat.serving.tokenizing import detokenize, tokenize, tokenizer_info
 from hat.serving.worker import Ticket, Worker, WorkerFailed
 
 CLIENT_LEFT = 499  # no response is sent; what logs and metrics of web servers call it
@@ -42,10 +43,14 @@ def make_app(engine: Engine, name: str, *, limits: Limits = Limits(), token: str
             Route("/v1/completions", server.guarded(server.completions), methods=["POST"]),
             Route("/v1/models", server.guarded(server.models)),
             Route("/v1/models/{name:path}", server.guarded(server.model)),
+            Route("/tokenizer_info", server.guarded(server.tokenizer_info)),
+            Route("/tokenize", server.guarded(server.tokenize), methods=["POST"]),
+            Route("/detokenize", server.guarded(server.detokenize), methods=["POST"]),
             Route("/metrics", server.guarded(server.metrics_text)),
             Route("/health", server.health),
         ],
-        exception_handlers={HTTPException: _http_error, BadRequest: _bad_request},
+        exception_handlers={HTTPException: _http_error, BadRequest: _bad_request,
+                            ClientDisconnect: _gone},
         lifespan=server.lifespan,
     )
 
@@ -94,6 +99,17 @@ class Server:
         self._check_name(request.path_params["name"])
         return JSONResponse(self._model())
 
+    async def tokenizer_info(self, _: Request) -> Response:
+        return JSONResponse(tokenizer_info(self.tokenizer, self.limits))
+
+    async def tokenize(self, request: Request) -> Response:
+        body = await self._body(request, time.monotonic() + self.limits.seconds)
+        return JSONResponse(tokenize(body, self.tokenizer, self.limits))
+
+    async def detokenize(self, request: Request) -> Response:
+        body = await self._body(request, time.monotonic() + self.limits.seconds)
+        return JSONResponse(detokenize(body, self.tokenizer))
+
     def _model(self) -> dict[str, Any]:
         return {"id": self.name, "object": "model", "created": self._began, "owned_by": "hat"}
 
@@ -109,7 +125,7 @@ class Server:
             raise
         except ClientDisconnect:
             self.metrics.requests[CLIENT_LEFT] += 1
-            return Response(status_code=CLIENT_LEFT)
+            raise
 
     async def _complete(self, request: Request) -> Response:
         began = time.monotonic()
@@ -309,6 +325,10 @@ async def _bad_request(_: Request, error: BadRequest) -> Response:
     if error.status in (408, 413):
         headers["Connection"] = "close"  # what is left of the body is not read
     return _error(str(error), error.status, headers)
+
+
+async def _gone(_: Request, error: ClientDisconnect) -> Response:
+    return Response(status_code=CLIENT_LEFT)
 
 
 async def _http_error(_: Request, error: HTTPException) -> Response:

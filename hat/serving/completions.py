@@ -112,6 +112,11 @@ def _is_kind(value: Any, kind: Any) -> bool:
     return isinstance(value, (int, float) if kind is float else kind)
 
 
+def is_id(value: Any) -> bool:
+    """Whether a value of JSON is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def requests_of(completion: Completion, tokenizer: Tokenizer, limits: Limits) -> list[Request]:
     """One request a choice: prompt after prompt, `n` of each. BadRequest."""
     if not 0 <= completion.max_tokens <= limits.output_bytes:
@@ -119,7 +124,7 @@ def requests_of(completion: Completion, tokenizer: Tokenizer, limits: Limits) ->
             f"'max_tokens' {completion.max_tokens} must be between 0 and {limits.output_bytes}, the "
             "most bytes that this server writes at once"
         )
-    prompts = _prompts(completion.prompt, tokenizer)
+    prompts = [_ids(prompt, tokenizer) for prompt in _prompts(completion.prompt)]
     if completion.n < 1 or completion.n * len(prompts) > limits.choices:
         raise BadRequest(
             f"'n' {completion.n} times {len(prompts)} prompts must be between 1 and "
@@ -156,26 +161,32 @@ def requests_of(completion: Completion, tokenizer: Tokenizer, limits: Limits) ->
     ]  # fmt: skip
 
 
-def _prompts(prompt: Any, tokenizer: Tokenizer) -> list[list[int]]:
-    """The ids of every prompt: a text, ids, or a list of either."""
+def _prompts(prompt: Any) -> list[Any]:
+    """The prompts, one or a list of them: each a text or a list."""
     if isinstance(prompt, str) or (
         isinstance(prompt, list) and prompt and all(_is_kind(id, int) for id in prompt)
     ):
         prompt = [prompt]
     if not isinstance(prompt, list) or not prompt:
         raise BadRequest("'prompt' must be a text, a list of token ids, or a list of these")
-    return [_ids(one, tokenizer) for one in prompt]
+    return prompt
 
 
 def _ids(prompt: Any, tokenizer: Tokenizer) -> list[int]:
+    """Without the BOS with which ids may begin: every text has it."""
     if isinstance(prompt, str):
-        return tokenizer.encode(_utf8(prompt, "prompt")).tolist()
-    if isinstance(prompt, list) and all(_is_kind(id, int) and id is not None for id in prompt):
-        for id in prompt:
+        return tokenizer.encode(utf8(prompt, "prompt")).tolist()
+    if isinstance(prompt, list) and all(map(is_id, prompt)):
+        ids = prompt[_names_bos(prompt, tokenizer) :]
+        for id in ids:
             if not (0 <= id < len(tokenizer.byte_lengths) and tokenizer.byte_lengths[id]):
                 raise BadRequest(f"'prompt' has the id {id}, which is no token of text")
-        return prompt
+        return ids
     raise BadRequest("'prompt' must be a text, a list of token ids, or a list of these")
+
+
+def _names_bos(prompt: Any, tokenizer: Tokenizer) -> bool:
+    return isinstance(prompt, list) and prompt[:1] == [tokenizer.bos]
 
 
 def _stops(stop: Any, limits: Limits) -> tuple[bytes, ...]:
@@ -184,10 +195,11 @@ def _stops(stop: Any, limits: Limits) -> tuple[bytes, ...]:
         raise BadRequest("'stop' must be a text that is not empty, or a list of these")
     if len(stops) > limits.stops or sum(map(len, stops)) > 256 * limits.stops:
         raise BadRequest(f"'stop' has more than {limits.stops} texts, or too long ones")
-    return tuple(_utf8(stop, "stop") for stop in stops)
+    return tuple(utf8(stop, "stop") for stop in stops)
 
 
-def _utf8(text: str, field: str) -> bytes:
+def utf8(text: str, field: str) -> bytes:
+    """The bytes of a text of JSON. BadRequest: it has none."""
     try:
         return text.encode()
     except UnicodeEncodeError:
@@ -214,22 +226,24 @@ class Choice:
         finish, size = made.finish, len(made.text)  # in this order: a finished text does not grow
         if finish is None and size == self._shown:
             return None
-        text, echoed = "", b""
-        if not self._echoed:
+        new, echoes = bytes(made.text[self._shown : size]), not self._echoed
+        if echoes:
             self._echoed = True
-            echoed = b"".join(map(self._tokenizer.token_bytes, made.request.ids))
-        new = echoed + bytes(made.text[self._shown : size])
+            new = b"".join(map(self._tokenizer.token_bytes, made.request.ids)) + new
         text = self._text_decoder.decode(new, final=finish is not None)
         piece = {"index": self.index, "text": text, "logprobs": None, "finish_reason": finish}
         if self._completion.logprobs is not None:
-            piece["logprobs"] = self._logprobs(size, finish is not None, bool(echoed))
+            piece["logprobs"] = self._logprobs(size, finish is not None, echoes)
         self._shown = size
         return piece
 
-    def _logprobs(self, size: int, finished: bool, echoed: bool) -> dict[str, list]:
+    def _logprobs(self, size: int, finished: bool, echoes: bool) -> dict[str, list]:
         """Of the tokens that begin before byte `size` of the text and were not shown."""
         made, shown = self.continuation, _Logprobs()
-        if echoed:
+        if echoes:
+            prompt = _prompts(self._completion.prompt)[made.request.prompt]
+            if _names_bos(prompt, self._tokenizer):  # one of the client's tokens, under no law
+                shown.add_bos(self._offset)
             for id, nats, top in zip(made.request.ids[1:], made.prompt_nats, made.prompt_tops):
                 self._add(shown, id, nats, top)
         lengths = self._tokenizer.byte_lengths
@@ -262,9 +276,15 @@ class Choice:
 @dataclasses.dataclass
 class _Logprobs:
     tokens: list[str] = dataclasses.field(default_factory=list)
-    token_logprobs: list[float] = dataclasses.field(default_factory=list)
-    top_logprobs: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    token_logprobs: list[float | None] = dataclasses.field(default_factory=list)
+    top_logprobs: list[dict[str, float] | None] = dataclasses.field(default_factory=list)
     text_offset: list[int] = dataclasses.field(default_factory=list)
+
+    def add_bos(self, offset: int) -> None:
+        self.tokens.append("")
+        self.token_logprobs.append(None)
+        self.top_logprobs.append(None)
+        self.text_offset.append(offset)
 
 
 def token_text(spelled: bytes) -> str:

@@ -16,7 +16,7 @@ from hat.compression.integer_model import IntegerPredictor
 from hat.compression.predictor import LlamaPredictor
 from hat.errors import UserError
 from tests.compression.models import CONTEXT, model
-from tests.compression.toy import HELDOUT
+from tests.compression.toy import HELDOUT, pictures
 
 HEAD = 64
 
@@ -66,6 +66,14 @@ def test_files_return(make, portable, text):
         raw = [chunk.raw for chunk in chunks]
         assert packed.raw_chunks == sum(raw) and (not data == noise or all(raw))
     assert 0 < len(codec.compress(text, make).content) < len(text)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "pdf"])
+def test_whole_files_return(kind, monkeypatch):
+    monkeypatch.setattr(codec, "MOST_CHUNK", 512)
+    data = pictures()[kind][:6000]
+    packed = codec.compress(data, integer, portable=True, most_rows=8)
+    assert back(packed.content) == data and len(packed.content) < 1.01 * len(data) + HEAD
 
 
 @hypothesis.settings(max_examples=25)

@@ -196,4 +196,7 @@ def test_bench_and_reproduce_run(here, capsys):
                      "arithmetic-in-8")
     assert set(result["results"]) == {"bytes", "stop-16-in-8", "arithmetic-in-8"}
     page = (here / "run" / "equal_info.md").read_text()
-    assert page.count("\n| ") == 4 and " wins: " in page
+    assert page.count("\n| ") == 4 and " wins: " in page and "order of the paper" in page
+    assert set(result["ratios"]) == {
+        "stop-16", "stop-32", "stop-64", "stop-128", "greedy-16", "arithmetic"
+    }  # fmt: skip

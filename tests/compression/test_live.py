@@ -71,6 +71,41 @@ def test_another_device_says_the_same(shared):
     assert LiveCoder(there, config).encode(texts()) == LiveCoder(shared, config).encode(texts())
 
 
+def test_rows_on_eight_devices_say_the_same(shared):
+    assert len(jax.devices()) == 8
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("rows",))
+    place = jax.sharding.PartitionSpec("rows"), jax.sharding.PartitionSpec()
+    rows, everywhere = (jax.sharding.NamedSharding(mesh, axes) for axes in place)
+    spread = predictor()
+    spread._memory, spread._first = jax.device_put((spread._memory, spread._first), rows)
+    spread._params = jax.device_put(spread._params, everywhere)
+    config = WindowConfig(32, context=CONTEXT)
+    codes = LiveCoder(shared, config).encode(texts())
+    assert LiveCoder(spread, config).encode(texts()) == codes
+    assert LiveCoder(spread, config).decode(codes) == texts()
+    assert len(spread._memory[0].keys.devices()) == 8
+
+
+def test_uncompiled_steps_return_their_own_texts(shared):
+    """Floats may round elsewhere, operation by operation, than in one compiled step: what either
+    encodes is for itself (the file codec compares fingerprints). They are near each other."""
+    few = [HELDOUT[:40], b"\xff\0"]
+    with jax.disable_jit():
+        eager = predictor(2)
+        coder = LiveCoder(eager, WindowConfig(32, context=CONTEXT))
+        assert coder.decode(coder.encode(few)) == few
+    assert np.abs(eager.root - shared.root).max() <= 64  # of 2^24: fp32 has 24 bits
+
+
+def test_whole_numbers_say_the_same_compiled_or_not():
+    """They are computed on the host: neither devices nor compilation have a part in them."""
+    config = WindowConfig(20, context=CONTEXT)
+    codes = LiveCoder(IntegerPredictor(*model(), 3, CONTEXT), config).encode(texts())
+    with jax.disable_jit():
+        alone = IntegerPredictor(*model(), 1, CONTEXT)
+        assert LiveCoder(alone, config).encode(texts()[:2]) == codes[:2]
+
+
 def test_whole_numbers_say_the_same_in_every_batch_and_as_the_plain_form():
     one, few, many = (IntegerPredictor(*model(), rows, CONTEXT) for rows in (1, 3, 64))
     config = WindowConfig(20, context=CONTEXT)

@@ -16,7 +16,7 @@ from hat.errors import UserError
 from hat.text.tokenizers import load_tokenizer
 from hat.text.window_table import TableTokenizer, WindowTable
 from tests.compression.models import CONTEXT, predictor, tokenizer
-from tests.compression.toy import HELDOUT
+from tests.compression.toy import HELDOUT, pictures
 
 
 def texts() -> list[bytes]:
@@ -61,6 +61,14 @@ def test_any_bytes_return_in_any_order(data):
     alone = {int(i): its.decode(codes[i : i + 1]) for i in order}
     assert b"".join(alone[i] for i in range(len(codes))) == data == its.decode(codes)
     assert its.windows(data) == [alone[i] for i in range(len(codes))]
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "pdf"])
+def test_whole_files_return(kind):
+    data = pictures()[kind]
+    assert len(data) > 4000
+    for mode in ("stop-cell", "delay"):
+        assert tokenizer(mode).decode(tokenizer(mode).encode(data)) == data
 
 
 def test_a_megabyte_of_one_byte():

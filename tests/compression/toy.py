@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +55,19 @@ def letters(*eighths: int):
     table = np.zeros(257, np.int64)
     table[ord("a") + 1 :] = np.cumsum([*eighths, *[0] * (256 - 97 - len(eighths))]) << 13
     return lambda before: table
+
+
+@functools.cache
+def pictures() -> dict[str, bytes]:
+    """A whole JPEG and a whole PDF."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((3, 2))
+    figure.subplots().plot(np.cumsum(np.random.default_rng(0).standard_normal(500)))
+    found = {}
+    for kind in ("jpeg", "pdf"):
+        file = io.BytesIO()
+        figure.savefig(file, format=kind)
+        found[kind] = file.getvalue()
+    assert found["jpeg"][:2] == b"\xff\xd8" and found["pdf"][:5] == b"%PDF-"
+    return found

@@ -11,17 +11,15 @@ import httpx
 import numpy as np
 import openai
 import pytest
-import uvicorn
 
 from hat.inference.engine import Engine
 from hat.inference.generation import generate_with
 from hat.inference.sampling import Sampling
 from hat.serving.app import make_app
 from hat.serving.completions import Limits
-from hat.text.splitters import make_splitter
 from tests.inference.helpers import built, hat_batch, hat_config, whole_nats
+from tests.serving.serve import WORDS, serving
 
-WORDS = make_splitter("words")
 ROWS = 4
 LIMITS = Limits(prompt_bytes=2_000, output_bytes=3_000, choices=32, waiting=40, seconds=60,
                 body_bytes=20_000)  # fmt: skip
@@ -37,14 +35,8 @@ def engine():
 
 @pytest.fixture(scope="module")
 def address(engine):
-    config = uvicorn.Config(make_app(engine, "tiny", limits=LIMITS, token=TOKEN), log_level="error")
-    server = uvicorn.Server(config)
-    listening = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    yield "http://127.0.0.1:%d" % listening.getsockname()[1]
-    server.should_exit = True
-    thread.join()
+    with serving(engine, limits=LIMITS, token=TOKEN) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
