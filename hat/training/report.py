@@ -134,12 +134,13 @@ class Report:
             since, ratios = add_measures(self._measures)
             values |= values_of(ratios) | {
                 "loss": since.nats / max(since.bytes, 1.0),
-                "bits_per_byte": self._bits(since),
                 "accuracy": since.correct / max(since.targets, 1.0),
                 "bytes_per_word": since.bytes / max(since.words, 1.0),
             }
+            if self._is_code:
+                values["bits_per_byte"] = bits_per_byte(since)
         self._write(step, values)
-        shown = ("loss", *["bits_per_byte"] * self._is_code, "preference_accuracy", "bytes_per_second", "mfu")
+        shown = ("loss", "bits_per_byte", "preference_accuracy", "bytes_per_second", "mfu")
         if self._speaks:
             self._progress.update(step, **{name: values[name] for name in shown if name in values})
         self._logged, self._logged_waited = position, self._waited
@@ -204,10 +205,6 @@ class Report:
             self.say(f"loss curve: {plot}")
         write_atomically(self._folder / RESULT_FILE, json.dumps(result, indent=2) + "\n")
         return result
-
-    def _bits(self, sums: Sums) -> float:
-        """Bits per byte; not a number where they would be none."""
-        return bits_per_byte(sums) if self._is_code else math.nan
 
     def _write(self, step: int, values: dict) -> None:
         if self._metrics:

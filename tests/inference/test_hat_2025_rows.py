@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hat.byte_exact.run import load_byte_model
+from hat.commands.conversions import open_source
 from hat.compression.sessions import load_predictor
 from hat.errors import UserError
 from hat.evaluation.scoring import Scorer
@@ -138,4 +139,6 @@ def test_commands_that_need_every_byte_say_no(tmp_path):
     for load in (load_byte_model, lambda path: load_predictor(path, portable=False)):
         with pytest.raises(UserError, match="HAT of 2025"):
             load(tmp_path / "run")
+    with pytest.raises(UserError, match="is of Hat2025Config, which no other format knows"):
+        open_source(tmp_path / "run")
     assert Scorer.of_run(load_run(tmp_path / "run")).kind == "hat"
