@@ -134,7 +134,7 @@ def test_packages_form_no_circle():
     ("models/a.py", "import scipy", "hat.models must not import scipy"),
     ("data/a.py", "import grain", "may import grain inside functions only"),
     ("commands/a.py", "from jax import numpy", "may import jax inside functions only"),
-    ("training/a.py", "from hat.inference.caches import Cache", "must not import hat.inference"),
+    ("training/a.py", "from hat.inference.memory import Memory", "must not import hat.inference"),
     ("training/a.py", "def f():\n    import pickle", "nothing is pickled here"),
     ("evaluation/a.py", "import hat.cli", "must not import hat.cli"),
 ])

@@ -1,7 +1,8 @@
 """Bytes a second of exact-byte scoring and generation, against tokens and genlm-bytes.
 
 A Llama over 4,096 byte-pair tokens (--run: a trained one; else that of the config with fresh
-parameters) reads text of the standard library of Python. Scoring all prefixes in one forward is set
+parameters; --vocabulary: over more tokens, most of them made up) reads text of the standard library
+of Python. Scoring all prefixes in one forward is set
 beside a plain forward over as many tokens as bytes, and beside going byte by byte; generation in
 tokens from a drawn cover, and byte by byte, beside ordinary decoding in tokens. genlm-bytes takes
 part where it is installed, over the same model and evaluator.
@@ -14,7 +15,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import importlib.util
+import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,16 +28,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from hat.byte_exact.generate import continue_bytes, continue_tokens
+from hat.byte_exact.merges import Pairs, read_rules
 from hat.byte_exact.model import chosen
 from hat.byte_exact.tokenized import TokenizedModel
 from hat.commands.arguments import add_experiment, positive_int, read_experiment
 from hat.data.sources import Skipped, Source
 from hat.errors import UserError
-from hat.inference.generation import generate_with
+from hat.inference.engine import Engine
+from hat.inference.generation import continue_prompts
 from hat.inference.run import load_run
 from hat.inference.sampling import Sampling
 from hat.models.llama import LlamaModel
-from hat.text.tokenizers import train_bpe
+from hat.models.model import Params
+from hat.text.tokenizers import JsonTokenizer, train_bpe
 
 BEAM = 4  # of genlm-bytes
 TRAINED_ON = 1_000_000  # bytes, of a tokenizer that the run does not bring
@@ -45,8 +52,12 @@ Rate = tuple[float, ...]  # bytes a second of the clock, and of the processor
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_experiment(parser, default="configs/quickstart_bpe.py")
     parser.add_argument("--run", metavar="RUN", type=Path, help="a subword Llama that is trained")
+    parser.add_argument("--vocabulary", metavar="N", type=positive_int,
+                        help="tokens, without --run (default: those of the config)")
     parser.add_argument("--bytes", metavar="N", type=positive_int, default=512,
                         help="to score, and to generate in all (default: 512)")
+    parser.add_argument("--samples", metavar="N", type=positive_int, default=1,
+                        help="continuations side by side (default: 1)")
     parser.add_argument("--repeats", metavar="N", type=positive_int, default=5,
                         help="of which the median counts (default: 5)")
 
@@ -54,12 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict:
     """Prints bytes a second each way, and the ratios that matter."""
     text = b"".join(d.data for d in Source("stdlib", "text").documents(Skipped()))
-    model = open_model(arguments, text)
+    model, params = open_model(arguments, text)
     texts = pieces(text, arguments.repeats + 1, arguments.bytes)
     peer = importlib.util.find_spec("genlm") is not None
     if not peer:
         print("genlm-bytes is not installed: pip install genlm-bytes to set it beside")
-    rates = score_rates(model, texts, peer) | generation_rates(model, texts, peer)
+    rates = score_rates(model, params, texts, peer)
+    peer &= arguments.samples == 1  # it continues one text at a time
+    rates |= generation_rates(model, params, texts, arguments.samples, peer)
     each = bytes_per_token(model, texts)
     print(f"{arguments.bytes} bytes a text, {each:.2f} bytes a token")
     print(f"{'bytes a second':38} {'clock':>10} {'processor':>10}")
@@ -70,7 +83,8 @@ def run(arguments: argparse.Namespace) -> dict:
     for name, (clock, goal) in found[0].items():
         print(f"{name:38} {clock:10.2f} {found[1][name][0]:10.2f}  (goal: {goal})")
     return {
-        "bytes": arguments.bytes, "bytes_per_token": each,
+        "bytes": arguments.bytes, "samples": arguments.samples, "bytes_per_token": each,
+        "ids": model.evaluator.num_ids,
         "bytes_per_second": {name: rate[0] for name, rate in rates.items()},
         "bytes_per_processor_second": {name: rate[1] for name, rate in rates.items()},
         "ratios": {name: value for name, (value, _) in found[0].items()},
@@ -78,17 +92,43 @@ def run(arguments: argparse.Namespace) -> dict:
     }  # fmt: skip
 
 
-def open_model(arguments: argparse.Namespace, text: bytes) -> TokenizedModel:
+def open_model(arguments: argparse.Namespace, text: bytes) -> tuple[TokenizedModel, Params]:
     if arguments.run is not None:
         its = load_run(arguments.run)
         if not isinstance(its.model, LlamaModel):
             raise UserError(f"--run {arguments.run} is a HAT; give a subword Llama")
-        return TokenizedModel(its.model, its.params, its.tokenizer)
+        return TokenizedModel(its.model, its.params, its.tokenizer), its.params
     model = read_experiment(arguments).model.build()
     if not isinstance(model, LlamaModel):
         raise UserError(f"{arguments.config} is of a HAT; give one of a subword Llama")
     tokenizer = train_bpe([text[:TRAINED_ON]], model.config.num_tokens)
-    return TokenizedModel(model, jax.jit(model.init)(jax.random.key(0)), tokenizer)
+    if arguments.vocabulary is not None:
+        tokenizer = widened(tokenizer, arguments.vocabulary)
+        model = dataclasses.replace(model.config, num_tokens=arguments.vocabulary).build()
+    params = jax.jit(model.init)(jax.random.key(0))
+    return TokenizedModel(model, params, tokenizer), params
+
+
+def widened(tokenizer: JsonTokenizer, size: int) -> JsonTokenizer:
+    """A byte-level BPE with made-up tokens until it has `size`: of any two tokens of letters that
+    its merges leave as they are, so that each is the encoding of its text."""
+    spec, pairs = json.loads(json.dumps(tokenizer.spec)), Pairs(read_rules(tokenizer))
+    known: dict[str, int] = spec["model"]["vocab"]
+    random, merges = np.random.default_rng(0), spec["model"]["merges"]
+    begins = [piece for piece in known if re.fullmatch("\u0120?[a-z]{1,6}", piece)]
+    goes_on = [piece for piece in begins if piece.isascii()]
+    for number in random.permutation(len(begins) * len(goes_on)).tolist():
+        if len(known) >= size:
+            break
+        left, right = begins[number // len(goes_on)], goes_on[number % len(goes_on)]
+        if left + right not in known and pairs.allowed(known[left], known[right]):
+            known[left + right] = len(known)
+            merges.append([left, right] if isinstance(merges[0], list) else f"{left} {right}")
+    if len(known) != size:
+        raise UserError(
+            f"--vocabulary {size}: there can be {tokenizer.vocab_size} to {len(known)} tokens"
+        )
+    return JsonTokenizer(json.dumps(spec))
 
 
 def pieces(text: bytes, count: int, size: int) -> list[bytes]:
@@ -106,9 +146,11 @@ def bytes_per_token(model: TokenizedModel, texts: list[bytes]) -> float:
 # --- scoring --------------------------------------------------------------------------------------
 
 
-def score_rates(model: TokenizedModel, texts: list[bytes], peer: bool) -> dict[str, Rate]:
+def score_rates(
+    model: TokenizedModel, params: Params, texts: list[bytes], peer: bool
+) -> dict[str, Rate]:
     ways: dict[str, Callable[[bytes], object]] = {
-        "score: a forward over as many tokens": token_forward(model, len(texts[0]) + 1),
+        "score: a forward over as many tokens": token_forward(model, params, len(texts[0]) + 1),
         "score: canonical, one forward": lambda text: chosen(model.logprobs(text), text),
         "score: canonical, byte by byte": lambda text: stepwise(model, text),
     }
@@ -119,9 +161,11 @@ def score_rates(model: TokenizedModel, texts: list[bytes], peer: bool) -> dict[s
     return rates_of(ways, texts)
 
 
-def token_forward(model: TokenizedModel, length: int) -> Callable[[bytes], np.ndarray]:
+def token_forward(
+    model: TokenizedModel, params: Params, length: int
+) -> Callable[[bytes], np.ndarray]:
     """Scores a row of `length` tokens in the plain forward of the model."""
-    its, params = model.evaluator.model, model.evaluator._params
+    its = model.evaluator.model
     index = np.arange(length, dtype=np.int32)[None]
 
     @jax.jit
@@ -150,31 +194,28 @@ def stepwise(model: TokenizedModel, text: bytes) -> None:
 # --- generation -----------------------------------------------------------------------------------
 
 
-def generation_rates(model: TokenizedModel, texts: list[bytes], peer: bool) -> dict[str, Rate]:
-    size = len(texts[0])
+def generation_rates(
+    model: TokenizedModel, params: Params, texts: list[bytes], samples: int, peer: bool
+) -> dict[str, Rate]:
     free = model.with_law("last-free")  # its last token is any, and so are those after it
+    engine = Engine(model.evaluator.model, params, model.vocabulary.tokenizer)
+    how = dict(num_bytes=len(texts[0]), samples=samples, sampling=Sampling(1.0))
 
-    def plain(text: bytes):
-        its = model.evaluator
-        return generate_with(
-            its.model, its._params, model.vocabulary.tokenizer, [text[:PROMPT]], num_bytes=size,
-            sampling=Sampling(1.0), batch_size=1,
-        )[0].text  # fmt: skip
+    def after(continue_prompt, its) -> Callable[[bytes], bytes]:
+        return lambda text: b"".join(one.text for one in continue_prompt(its, text[:PROMPT], **how))
 
-    ways: dict[str, Callable[[bytes], bytes]] = {
-        "generate: tokens": plain,
-        "generate: exact, then tokens": lambda text: continue_tokens(
-            free, text[:PROMPT], num_bytes=size, sampling=Sampling(1.0))[0].text,
-        "generate: exact, then valid tokens": lambda text: continue_tokens(
-            model, text[:PROMPT], num_bytes=size, sampling=Sampling(1.0))[0].text,
-        "generate: exact, every byte": lambda text: continue_bytes(
-            model, text[:PROMPT], num_bytes=size, sampling=Sampling(1.0))[0].text,
+    ways = {
+        "generate: tokens": after(lambda its, text, **how: continue_prompts(its, [text], **how),
+                                  engine),
+        "generate: exact, then tokens": after(continue_tokens, free),
+        "generate: exact, then valid tokens": after(continue_tokens, model),
+        "generate: exact, every byte": after(continue_bytes, model),
     }
     if peer:
         from hat.benchmarks.genlm_peer import sample
 
         ways[f"generate: genlm-bytes, K={BEAM}"] = lambda text: asyncio.run(
-            sample(model, text[:PROMPT], size, BEAM, 0))
+            sample(model, text[:PROMPT], how["num_bytes"], BEAM, 0))
     return rates_of(ways, texts)
 
 

@@ -22,6 +22,7 @@ from hat.text.tokenizers import SPACE
 
 DEAD, _UNKNOWN = -1, -2
 _MASKS = 4096  # configurations whose masks are kept
+_STEPS = 1 << 20  # results that are kept
 
 
 class Configuration(NamedTuple):
@@ -79,6 +80,12 @@ class Canonical:
         self._numbers: dict[Configuration, int] = {}
         self._steps: dict[tuple[int, int], int] = {}
         self._continuable: dict[int, bool] = {}
+        order, added = vocabulary.order, list(rules.added)
+        self._packed_heads = np.packbits(heads[order])
+        self._not_whole = ~np.packbits(np.isin(order, list(self._whole.values())))
+        self._packed_added = np.packbits(np.isin(order, added))
+        self._longer: dict[bytes, np.ndarray] = {}
+        self._pending: dict[bytes, np.ndarray] = {}
         self._followers: dict[int, np.ndarray] = {}
         self._masks: dict[int, np.ndarray] = {}
         self._number(Configuration(((self._sets.number(frozenset([0])), None),), -1, b""))
@@ -104,57 +111,78 @@ class Canonical:
 
     def mask(self, configuration: int) -> np.ndarray:
         """bool [S]: which tokens, in sorted order, do not lead to DEAD."""
+        return unpacked(self.packed_mask(configuration), self._vocabulary)
+
+    def packed_mask(self, configuration: int) -> np.ndarray:
+        """`mask` as the bits of uint8 [ceil(S / 8)]."""
         mask = self._masks.get(configuration)
         if mask is None:
             if len(self._masks) >= _MASKS:
                 self._masks.clear()
-            mask = self._masks[configuration] = np.packbits(self._mask(configuration))
-        return np.unpackbits(mask, count=len(self._vocabulary.order)).view(bool)
-
-    def _mask(self, configuration: int) -> np.ndarray:
-        good, unsure = self._sorted(configuration)
-        for place in np.flatnonzero(unsure & ~good):
-            good[place] = self.step(configuration, int(self._vocabulary.order[place])) != DEAD
-        return good
+            good, unsure = self._sorted(configuration)
+            unsure &= ~good
+            if unsure.any():
+                good = unpacked(good, self._vocabulary)
+                for place in np.flatnonzero(unpacked(unsure, self._vocabulary)):
+                    token = int(self._vocabulary.order[place])
+                    good[place] = self.step(configuration, token) != DEAD
+                good = np.packbits(good)
+            mask = self._masks[configuration] = good
+        return mask
 
     def _sorted(self, configuration: int) -> tuple[np.ndarray, np.ndarray]:
-        """bool [S] each: tokens after which the pretoken may end, and those whose fate `step`
-        must decide."""
+        """Bits like those of `packed_mask` each: tokens after which the pretoken may end, and those
+        whose fate `step` must decide."""
         branches, last, pending = self._configurations[configuration]
-        vocabulary, sets = self._vocabulary, self._sets
-        heads = self._heads[vocabulary.order]
-        good = np.zeros(len(heads), bool)
+        good = np.zeros(len(self._packed_heads), np.uint8)
         unsure = good.copy()
         for number, text in branches:
-            ways = [(CUT, heads)] if text not in self._whole else []
+            ways = [(CUT, self._packed_heads)] if text not in self._whole else []
             if last >= 0:
                 ways.append((NO_CUT, self._after(last)))
             for cut, allowed in ways:
-                after = sets.after_tokens(number, cut)
-                alive = allowed & (after != DEAD)
-                good |= alive & sets.closable_array()[after]
-                unsure |= alive
-            if text is not None:  # longer texts of the open pretoken that are one token as a whole
-                rest = {t[len(text):] for t in self._whole if t.startswith(text)} - {b""}
-                for place in np.flatnonzero(unsure):
-                    if vocabulary.spellings[vocabulary.order[place]] in rest:
-                        good[place] = False
-        for token in self._whole.values():
-            good[vocabulary.place[token]] = False
-        for token in self._rules.added:
-            unsure[vocabulary.place[token]] = True
+                alive, closable = self._sets.after_tokens(number, cut)
+                good |= allowed & closable
+                unsure |= allowed & alive
+            if text is not None:
+                good &= ~self._whole_after(text)
+        good &= self._not_whole
+        unsure |= self._packed_added
         if self._bytes:
-            for token, byte in self._bytes.items():
-                if self._next_pending(pending, byte) is None:
-                    good[vocabulary.place[token]] = unsure[vocabulary.place[token]] = False
+            allowed = self._bytes_after(pending)
+            good &= allowed
+            unsure &= allowed
         return good, unsure
 
+    def _whole_after(self, text: bytes) -> np.ndarray:
+        """Bits of the tokens with which the text of an open pretoken becomes one that is one token
+        as a whole."""
+        if text not in self._longer:
+            found, vocabulary = np.zeros(len(self._vocabulary.order), bool), self._vocabulary
+            for rest in {t[len(text):] for t in self._whole if t.startswith(text)} - {b""}:
+                at = vocabulary.find(rest)
+                if at >= 0:
+                    found[vocabulary.low[at] : vocabulary.exact[at]] = True
+            self._longer[text] = np.packbits(found)
+        return self._longer[text]
+
+    def _bytes_after(self, pending: bytes) -> np.ndarray:
+        """Bits of all tokens but those of bytes that must not follow an unfinished character."""
+        if pending not in self._pending:
+            allowed = np.ones(len(self._vocabulary.order), bool)
+            for token, byte in self._bytes.items():
+                place = self._vocabulary.place[token]
+                allowed[place] = self._next_pending(pending, byte) is not None
+            self._pending[pending] = np.packbits(allowed)
+        return self._pending[pending]
+
     def _after(self, last: int) -> np.ndarray:
+        """Bits of the tokens that may follow in a pretoken."""
         packed = self._followers.get(last)
         if packed is None:
             followers = self._pairs.after(last, self._vocabulary.order)
             packed = self._followers[last] = np.packbits(followers)
-        return np.unpackbits(packed, count=len(self._vocabulary.order)).view(bool)
+        return packed
 
     def _raw_step(self, configuration: int, token: int) -> int:
         """`step`, but the result may be one that nothing continues."""
@@ -166,16 +194,17 @@ class Canonical:
         else:
             pending = b""
         spelling = self._vocabulary.spellings[token]
+        after = self._sets.after_token
         opening = ADDED if token in self._rules.added else CUT if self._heads[token] else None
         follows = last >= 0 and self._pairs.allowed(last, token)
         merged: dict[bytes | None, frozenset[int]] = {}
         for number, text in branches:
             if opening is not None and text not in self._whole:
                 begun = None if self._whole.get(spelling) == token else spelling
-                self._join(merged, begun, self._sets.after(number, spelling, opening))
+                self._join(merged, begun, after(number, token, opening))
             if follows:
                 longer = None if text is None else text + spelling
-                self._join(merged, longer, self._sets.after(number, spelling, NO_CUT))
+                self._join(merged, longer, after(number, token, NO_CUT))
         if not merged:
             return DEAD
         numbered = ((self._sets.number(states), text) for text, states in merged.items())
@@ -218,7 +247,7 @@ class Canonical:
         if any(self._goes_on(configuration, token, seen) for token in single.tolist()):
             return True
         good, unsure = self._sorted(configuration)
-        others = self._vocabulary.order[unsure].tolist()
+        others = self._vocabulary.order[unpacked(unsure, self._vocabulary)].tolist()
         return bool(good.any()) or any(self._goes_on(configuration, t, seen) for t in others)
 
     def _goes_on(self, configuration: int, token: int, seen: set[int]) -> bool:
@@ -232,6 +261,11 @@ class Canonical:
         return self._numbers[configuration]
 
 
+def unpacked(mask: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """bool [S] of a packed mask."""
+    return np.unpackbits(mask, count=len(vocabulary.order)).view(bool)
+
+
 class _Sets:
     """Sets of states of the automaton, numbered, and how bytes and tokens move them."""
 
@@ -242,8 +276,8 @@ class _Sets:
         self.closable: list[bool] = []
         self._numbers: dict[frozenset[int], int] = {}
         self._tables = {cut: np.zeros((0, 256), np.int32) for cut in (NO_CUT, CUT, ADDED)}
-        self._after_tokens: dict[tuple[int, int], np.ndarray] = {}
-        self._closable = np.zeros(0, bool)
+        self._after_token: dict[tuple[int, int, int], int] = {}
+        self._after_tokens: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def number(self, states: frozenset[int]) -> int:
         if states not in self._numbers:
@@ -256,23 +290,24 @@ class _Sets:
                 self._tables = {c: np.concatenate([t, more]) for c, t in self._tables.items()}
         return self._numbers[states]
 
-    def closable_array(self) -> np.ndarray:
-        """`closable` by number; that of DEAD, the last place, is False."""
-        if len(self._closable) != len(self.closable) + 1:
-            self._closable = np.array([*self.closable, False])
-        return self._closable
-
-    def after(self, number: int, spelling: bytes, cut: int) -> int:
+    def after_token(self, number: int, token: int, cut: int) -> int:
         """The set after a token's bytes, `cut` before the first and none inside; or DEAD."""
-        for byte in spelling:
-            number = self._after_byte(number, byte, cut)
-            if number == DEAD:
-                return DEAD
-            cut = NO_CUT
-        return number
+        key = number, token, cut
+        known = self._after_token.get(key)
+        if known is None:
+            for byte in self._vocabulary.spellings[token]:
+                number = self._after_byte(number, byte, cut)
+                if number == DEAD:
+                    break
+                cut = NO_CUT
+            if len(self._after_token) >= _STEPS:
+                self._after_token.clear()
+            self._after_token[key] = known = number
+        return known
 
-    def after_tokens(self, number: int, cut: int) -> np.ndarray:
-        """int32 [S]: `after` for every token in sorted order."""
+    def after_tokens(self, number: int, cut: int) -> tuple[np.ndarray, np.ndarray]:
+        """For every token in sorted order, as bits: whether `after_token` is not DEAD; whether the
+        pretoken may end then, too."""
         key = number, cut
         if key not in self._after_tokens:
             vocabulary = self._vocabulary
@@ -292,7 +327,9 @@ class _Sets:
                     after = self._tables[cut][parents, letters]
                 of_node[low + alive] = after
                 cut = NO_CUT
-            self._after_tokens[key] = of_node[vocabulary.node_of]
+            after = of_node[vocabulary.node_of]
+            closable = np.array([*self.closable, False])  # the last place is that of DEAD
+            self._after_tokens[key] = np.packbits(after != DEAD), np.packbits(closable[after])
         return self._after_tokens[key]
 
     def _after_byte(self, number: int, byte: int, cut: int) -> int:

@@ -62,17 +62,17 @@ class Ensemble:
 
 class EnsembleSession:
     def __init__(self, sessions: list[ByteSession], combine: Combine):
-        self._sessions, self._combine = sessions, combine
+        self.members, self._combine = sessions, combine
 
     def logprobs(self) -> np.ndarray:
-        return self._combine(np.stack([normalized(s.logprobs()) for s in self._sessions]))
+        return self._combine(np.stack([normalized(s.logprobs()) for s in self.members]))
 
     def push(self, byte: int) -> None:
-        for session in self._sessions:
+        for session in self.members:
             session.push(byte)
 
     def fork(self) -> EnsembleSession:
-        return EnsembleSession([session.fork() for session in self._sessions], self._combine)
+        return EnsembleSession([session.fork() for session in self.members], self._combine)
 
 
 def _combination(mode: Mode, weights: np.ndarray, alpha: float) -> Combine:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+import jax
 import numpy as np
 
 from hat.byte_exact.tree_attention import FEWEST_SLOTS, Evaluator, bucket
-from hat.inference.caches import grow
 
 _MOST = 256  # nodes in one call
 
@@ -25,24 +25,38 @@ class Node:
         self.logprob = 0.0 if parent is None else None
         self.path: np.ndarray | None = None  # slots of its ancestors and its own, once evaluated
 
+    def ids(self) -> list[int]:
+        """The sequence from BOS on."""
+        ids, node = [], self
+        while node is not None:
+            ids.append(node.token)
+            node = node.parent
+        return ids[::-1]
+
     def __del__(self):
         if self.path is not None:
             self._pool.free.append(int(self.path[-1]))
 
 
 class Pool:
-    """The slots of one row of a cache."""
+    """The slots of one row of a memory."""
 
     def __init__(self, evaluator: Evaluator):
         self.free: list[int] = list(range(FEWEST_SLOTS))[::-1]
         self._evaluator = evaluator
         self._size = FEWEST_SLOTS
-        self._cache = evaluator.empty(1, self._size)
+        self._memory = evaluator.empty(1, self._size)
         self._depths = np.zeros(self._size, np.int64)  # of the node in each slot
 
-    def read(self, nodes: Iterable[Node], rows: dict[Node, np.ndarray]) -> None:
+    def read(
+        self,
+        nodes: Iterable[Node],
+        rows: dict[Node, np.ndarray],
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
         """Puts the log-probabilities float32 [ids] after each node into `rows`, where there are
-        none yet, and fills in the `logprob` of the nodes and of all before them."""
+        none yet, and fills in the `logprob` of the nodes and of all before them. meanwhile: called
+        while the model is at work."""
         wanted: dict[Node, None] = {}
         keep = dict.fromkeys(nodes)  # in a fixed order, so that a run repeats to the last bit
         for node in keep:
@@ -57,17 +71,19 @@ class Pool:
         read: dict[Node, np.ndarray] = {}
         ordered = sorted(wanted, key=lambda node: node.depth)
         most = min(_MOST, self._evaluator.max_nodes)
-        for first in range(0, len(ordered), most):
-            part = ordered[first : first + most]
-            read.update(zip(part, self._evaluate(part)))
+        parts = [ordered[first : first + most] for first in range(0, len(ordered), most)]
+        given = [self._evaluate(part) for part in parts]
+        meanwhile()
+        for part, logprobs in zip(parts, given):
+            read.update(zip(part, np.asarray(logprobs)[0]))
         for node in sorted({**wanted, **keep}, key=lambda node: node.depth):
             if node.logprob is None:
                 before = rows[node.parent] if node.parent in rows else read[node.parent]
                 node.logprob = node.parent.logprob + float(before[node.token])
         rows.update((node, read[node]) for node in keep if node in read)
 
-    def _evaluate(self, nodes: list[Node]) -> np.ndarray:
-        """float32 [n, ids]; the nodes before these are evaluated, or stand before them."""
+    def _evaluate(self, nodes: list[Node]) -> jax.Array:
+        """float32 [1, n or more, ids]; the nodes before these are evaluated, or stand before."""
         self._make_room(sum(node.path is None for node in nodes))
         size = bucket(len(nodes))
         size = {2: 4, 8: 16}.get(size, size)  # costs hardly more, and halves what is compiled
@@ -83,14 +99,16 @@ class Pool:
             visible[0, i, node.path] = True
         if self._evaluator.window is not None:
             visible &= self._depths > depths[..., None] - self._evaluator.window
-        self._cache, logprobs = self._evaluator.extend(self._cache, tokens, depths, slots, visible)
-        return np.asarray(logprobs)[0, : len(nodes)]
+        self._memory, logprobs = self._evaluator.extend(
+            self._memory, tokens, depths, slots, visible
+        )
+        return logprobs
 
     def _make_room(self, needed: int) -> None:
         if needed <= len(self.free):
             return
         size = bucket(self._size - len(self.free) + needed)
-        self._cache = grow(self._cache, size)
+        self._memory = self._evaluator.grow(self._memory, size)
         self.free = list(range(self._size, size))[::-1] + self.free
         self._depths = np.pad(self._depths, (0, size - self._size))
         self._size = size

@@ -93,6 +93,15 @@ class Vocabulary:
         """The node one byte further, or -1."""
         return child(self.first, self.count, self.byte, node, byte)
 
+    def find(self, text: bytes) -> int:
+        """The node of a string, or -1 where no token begins with it."""
+        node = 0
+        for byte in text:
+            node = self.child(node, byte)
+            if node < 0:
+                break
+        return node
+
     def exact_ids(self, node: int) -> np.ndarray:
         """The ids that spell just this node's string; two or more where they are duplicates."""
         return self.order[self.low[node] : self.exact[node]]
@@ -102,14 +111,6 @@ class Vocabulary:
         out = np.full((len(text) + 1, self.longest + 1), -1, np.int32)
         walk(self.first, self.count, self.byte, np.frombuffer(text, np.uint8), out)
         return out
-
-    def sort(self, logprobs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Log-probabilities [N, ids] -> those of the tokens in sorted order [N, S], and that of
-        all ids without bytes together [N]; float64."""
-        logprobs = logprobs.astype(np.float64)
-        ends = np.logaddexp.reduce(logprobs[:, self.ends], axis=1) if len(self.ends) else None
-        ends = np.full(len(logprobs), -np.inf) if ends is None else ends
-        return np.ascontiguousarray(logprobs[:, self.order]), ends
 
 
 @compiled

@@ -1,6 +1,6 @@
 """Evaluates the nodes of a tree of tokens: a node attends to its ancestors and itself alone.
 
-Keys and values lie in slots of a cache, in any order; a mask says which slots a node sees, and its
+Keys and values lie in slots of a memory, in any order; a mask says which slots a node sees, and its
 rotary position is its depth. One compiled function serves whole trees in one call, long trees in
 chunks whose dead branches give their slots back, and sessions that add a few nodes at a time.
 """
@@ -13,16 +13,17 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from hat.inference.caches import Cache, compute_params, empty_cache
-from hat.models.attention.plain import masked_attention
-from hat.models.layers import rope_table
+from hat.inference.engine import Engine
+from hat.inference.llama_rows import llama_rows
+from hat.inference.memory import Memory, empty_memory, grow_memory
+from hat.models.attention.plain import NEGATIVE, masked_attention
 from hat.models.llama import LlamaModel
 from hat.models.model import Params
+from hat.text.tokenizers import Tokenizer
 
 CHUNK = 1024  # nodes of a text that are evaluated in one call, at most
-FEWEST_SLOTS = 64
+FEWEST_SLOTS = 256  # of a pool
 _LOGITS = 1 << 26  # floats of log-probabilities in one call, at most
 
 
@@ -33,23 +34,42 @@ class Evaluator:
         self.model = model
         self.num_ids = model.config.num_ids
         self.window = model.config.stack.window
-        self._params = compute_params(model, params)
+        self._rows = llama_rows(model, rings=False)
+        self._prepared = self._rows.prepare(params, None)
+        self._leaves = self._rows.flatten(self._prepared)
+        self._engine: Engine | None = None
         self.max_nodes = bucket(max(1, min(CHUNK, _LOGITS // self.num_ids)) + 1) // 2
         self.max_rows = max(1, _LOGITS // (self.max_nodes * self.num_ids))
 
-    def empty(self, rows: int, slots: int) -> Cache:
-        stack = self.model.config.stack
-        dtype = jnp.dtype(self.model.config.dtype)
-        return empty_cache(stack.num_layers, rows, slots, stack.kv_heads, stack.head_size, dtype)
+    def engine(self, tokenizer: Tokenizer) -> Engine:
+        """What goes on in tokens, with the same parameters. Every id without bytes is an end."""
+        if self._engine is None:
+            self._engine = Engine(
+                self.model, None, tokenizer, unspelled_end=True, rings=False,
+                prepared=self._prepared,
+            )  # fmt: skip
+        return self._engine
 
-    def extend(self, cache: Cache, tokens, depths, slots, visible) -> tuple[Cache, jax.Array]:
-        """Writes nodes into the cache; tokens, depths and slots int [B, C], visible bool [B, C, S],
-        the node's own slot included. A slot of S writes nothing.
+    def empty(self, rows: int, slots: int) -> tuple[Memory, ...]:
+        """The memory of every layer, in which no slot is written."""
+        stack, dtype = self.model.config.stack, jnp.dtype(self.model.config.dtype)
+        one = (rows, stack.kv_heads, slots, stack.head_size, dtype)
+        return tuple(empty_memory(*one) for _ in range(stack.num_layers))
 
-        Returns the cache and the log-probabilities float32 [B, C, ids] of what follows each.
+    def grow(self, memory: tuple[Memory, ...], slots: int) -> tuple[Memory, ...]:
+        """What is held, in more slots."""
+        return grow_memory(memory, slots)
+
+    def extend(
+        self, memory: tuple[Memory, ...], tokens, depths, slots, visible
+    ) -> tuple[tuple[Memory, ...], jax.Array]:
+        """Writes nodes into the memory; tokens, depths and slots int [B, C], visible bool
+        [B, C, S], the node's own slot included. A slot of S writes nothing.
+
+        Returns the memory and the log-probabilities float32 [B, C, ids] of what follows each.
         """
         args = (tokens, depths, slots, visible)
-        return _extend(self.model, self._params, cache, *args)
+        return _extend(self._rows, self._leaves, memory, *args)
 
     def whole(
         self, trees: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -60,16 +80,19 @@ class Evaluator:
         is beyond a tree's last node means nothing.
         """
         longest = max(len(tokens) for tokens, _, _ in trees)
-        size = quarter_bucket(-(-longest // -(-longest // self.max_nodes)))
+        size = max(16, fine_bucket(-(-longest // -(-longest // self.max_nodes))))
+        if longest <= size:
+            padded = [_padded(*tree, size, self.window) for tree in trees]
+            arrays = map(np.stack, zip(*padded))
+            yield 0, np.asarray(_at_once(self._rows, self._leaves, *arrays))
+            return
         plans = [_plan(parents, size) for _, parents, _ in trees]
-        slots = max(FEWEST_SLOTS, size)
-        if longest > size:
-            slots = bucket(max(size, *(int(plan.max()) + 1 for plan in plans)))
+        slots = bucket(max(size, *(int(plan.max()) + 1 for plan in plans)))
         rows = [_Row(*tree, plan, slots, self.window) for tree, plan in zip(trees, plans)]
-        cache = self.empty(len(trees), slots)
+        memory = self.empty(len(trees), slots)
         for first in range(0, longest, size):
             arrays = (np.stack(a) for a in zip(*(row.chunk(first, size) for row in rows)))
-            cache, logprobs = self.extend(cache, *arrays)
+            memory, logprobs = self.extend(memory, *arrays)
             yield first, np.asarray(logprobs)
 
 
@@ -78,10 +101,10 @@ def bucket(number: int) -> int:
     return 1 << max(0, int(number) - 1).bit_length()
 
 
-def quarter_bucket(number: int) -> int:
-    """The number at or above it that is 4, 5, 6 or 7 times a power of two, or at most 8: less is
-    wasted than by `bucket`, on calls that are few and large."""
-    step = max(1, bucket(number) // 8)
+def fine_bucket(number: int) -> int:
+    """The number at or above it that is 8 to 15 times a power of two, or at most 16: less is wasted
+    than by `bucket`, on calls that are few and large."""
+    step = max(1, bucket(number) // 16)
     return -(-int(number) // step) * step
 
 
@@ -103,6 +126,20 @@ def _plan(parents: np.ndarray, size: int) -> np.ndarray:
             slots[node], used = used, used + 1
         by_last[until].append(int(slots[node]))
     return slots
+
+
+def _padded(tokens, parents, depths, size: int, window: int | None):
+    """A tree of at most `size` nodes, as `_at_once` takes it."""
+    count = len(tokens)
+    visible = np.zeros((size, size), bool)
+    for node, parent in enumerate(parents.tolist()):
+        if parent >= 0:
+            visible[node] = visible[parent]
+        visible[node, node] = True
+    if window is not None:
+        visible[:count, :count] &= depths > depths[:, None] - window
+    more = (0, size - count)
+    return np.pad(tokens, more), np.pad(depths, more), visible
 
 
 class _Row:
@@ -139,30 +176,47 @@ class _Row:
         return tokens, depths, slots, visible
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _at_once(model, leaves, tokens, depths, visible):
+    """float32 [B, N, ids] of whole trees; tokens and depths int [B, N], visible bool [B, N, N]."""
+    params, config = model.unflatten(leaves), model.config.stack
+
+    def place(q, k, v, _):
+        return masked_attention(q, k, v, visible, config.logit_softcap), None
+
+    x, _ = model.run(params, tokens, [None] * config.num_layers, depths, place)
+    return jax.nn.log_softmax(model.logits(params, x))
+
+
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _extend(model, params, cache: Cache, tokens, depths, slots, visible):
-    module = model.module(params)
-    config = model.config.stack
-    graph, layers = nnx.split(module.backbone)
-    rope = rope_table(depths, config)
+def _extend(model, leaves, memory, tokens, depths, slots, visible):
+    params, softcap = model.unflatten(leaves), model.config.stack.logit_softcap
     rows = jnp.arange(tokens.shape[0])[:, None]
 
-    def body(carry, layer):
-        x, cache = carry
-        index, layer_params = layer
+    def put(held, new):
+        if tokens.shape == (1, 1):  # one slice replaced is much faster than a scatter
+            at = 0, 0, slots[0, 0], 0
+            return jax.lax.dynamic_update_slice(held, jnp.swapaxes(new, 1, 2), at)
+        return held.at[rows, :, slots].set(new, mode="drop")
 
-        def attention(q, k, v):
-            nonlocal cache
-            cache = Cache(
-                cache.keys.at[index, rows, slots].set(k, mode="drop"),
-                cache.values.at[index, rows, slots].set(v, mode="drop"),
-            )
-            keys, values = cache.keys[index], cache.values[index]
-            return masked_attention(q, keys, values, visible, config.logit_softcap)
+    def place(q, k, v, held):
+        held = Memory(put(held.keys, k), put(held.values, v))
+        return _attend(q, held, visible, softcap), held
 
-        x = nnx.merge(graph, layer_params)(x, rope, attention)
-        return (x, cache), None
+    x, memory = model.run(params, tokens, memory, depths, place)
+    return memory, jax.nn.log_softmax(model.logits(params, x))
 
-    start = (module.embedding(tokens), cache)
-    (x, cache), _ = jax.lax.scan(body, start, (jnp.arange(config.num_layers), layers))
-    return cache, jax.nn.log_softmax(module.head(x, module.embedding.table[...]))
+
+def _attend(q, held: Memory, visible, softcap) -> jax.Array:
+    """Attention of q [B, C, H, K] over memory as it lies, visible bool [B, C, S]."""
+    batch, count, heads, size = q.shape
+    groups = held.keys.shape[1]
+    q = q.reshape(batch, count, groups, heads // groups, size)
+    scores = jnp.einsum("bcgrk,bgsk->bgrcs", q, held.keys, preferred_element_type=jnp.float32)
+    scores = scores / jnp.sqrt(jnp.float32(size))
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    scores = jnp.where(visible[:, None, None], scores, NEGATIVE)
+    weights = jax.nn.softmax(scores, axis=-1).astype(held.values.dtype)
+    out = jnp.einsum("bgrcs,bgsk->bcgrk", weights, held.values)
+    return out.reshape(batch, count, heads, size)

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hat.byte_exact.canonical import DEAD, Canonical
+from hat.byte_exact.canonical import DEAD, Canonical, unpacked
 from hat.byte_exact.laws import Law
 from hat.byte_exact.pretokens import utf8_status
 from hat.byte_exact.token_bytes import Vocabulary, child
@@ -89,6 +89,9 @@ class Unigram:
                 f"tokenizer {tokenizer.name} has no law canonical or last-free here: it lacks the "
                 f"piece {SPACE!r} of a space or a byte; --law all works with any tokenizer"
             )
+        self._spelled = self._piece[vocabulary.node_of] == vocabulary.order  # not by another token
+        self._byte_places = vocabulary.place[list(self._bytes)]
+        self._after_pending: dict[bytes, tuple[np.ndarray, list[int]]] = {}
         self._inside = _inside(*self._trie, vocabulary.parent, vocabulary.depth, self._piece)
         self._parents, self._tokens = array("q", [DEAD]), array("i", [_NONE])
         self._windows = {self.start: _FRESH}
@@ -121,12 +124,16 @@ class Unigram:
 
     def mask(self, configuration: int) -> np.ndarray:
         """bool [S]: which tokens, in sorted order, do not lead to DEAD."""
+        return unpacked(self.packed_mask(configuration), self._vocabulary)
+
+    def packed_mask(self, configuration: int) -> np.ndarray:
+        """`mask` as the bits of uint8 [ceil(S / 8)]."""
         mask = self._masks.get(configuration)
         if mask is None:
             if len(self._masks) >= _MASKS:
                 self._masks.clear()
             mask = self._masks[configuration] = np.packbits(self._mask(self._window(configuration)))
-        return np.unpackbits(mask, count=len(self._vocabulary.order)).view(bool)
+        return mask
 
     def _mask(self, window: Window) -> np.ndarray:
         vocabulary = self._vocabulary
@@ -135,10 +142,30 @@ class Unigram:
             *self._trie, self._piece, self._score, self._unknown, *self._inside,
             np.frombuffer(before.text, np.uint8), before.best,
         )
-        mask = won[vocabulary.node_of] & (self._piece[vocabulary.node_of] == vocabulary.order)
-        for token in self._bytes:
+        mask = won[vocabulary.node_of] & self._spelled
+        allowed, unsure = self._bytes_after(window.pending)
+        mask[self._byte_places] = allowed
+        for token in unsure:
             mask[vocabulary.place[token]] = self._after(window, token) is not None
         return mask
+
+    def _bytes_after(self, pending: bytes) -> tuple[np.ndarray, list[int]]:
+        """Which of the tokens of bytes may follow an unfinished character, and those of which that
+        depends on what stands before: they finish a character that no piece spells."""
+        found = self._after_pending.get(pending)
+        if found is None:
+            allowed, unsure, before = [], [], _FRESH._replace(pending=pending)
+            for token, byte in self._bytes.items():
+                data = pending + bytes([byte])
+                if utf8_status(data) == "complete" and data != SPACE.encode():
+                    at = self._vocabulary.find(data)
+                    allowed.append(False)
+                    if at < 0 or self._piece[at] == _NONE:
+                        unsure.append(token)
+                else:
+                    allowed.append(self._after_byte(before, byte) is not None)
+            found = self._after_pending[pending] = np.array(allowed), unsure
+        return found
 
     @property
     def _trie(self) -> tuple[np.ndarray, ...]:

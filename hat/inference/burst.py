@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hat.inference.checked import Guide
 from hat.inference.memory import turn
 from hat.inference.sampling import Rules, choose, penalise
 from hat.inference.text_rules import TextTables, keep_valid
@@ -61,12 +62,14 @@ def top_logprobs(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
 def run_burst(
-    kind, closing: int, params, tables: TextTables, slots: Slots, clock, most, early, tops
+    kind, closing: int, params, tables: TextTables, slots: Slots, clock, most, early, tops,
+    guide: Guide | None = None,
 ) -> tuple[Slots, jax.Array, Burst]:
     """Up to BURST ids for every active row; also the clock after it.
 
-    kind: `HatRows` or `LlamaRows`. most: slots of the buffers that a row may use. early: whether to end once a row has ended, as another waits.
-    tops: whether `top_ids` are asked for.
+    kind: `HatRows` or `LlamaRows`. most: slots of the buffers that a row may use. early: whether to
+    end once a row has ended, as another waits. tops: whether `top_ids` are asked for. guide: of
+    rows that are checked.
     """
     rows = len(slots.active)
     shape = (BURST, rows)
@@ -79,15 +82,23 @@ def run_burst(
         slots=jnp.int32(0),
     )
     first_active = slots.active
+    turns = BURST if guide is None else guide.turns
 
     def going(carry):
         turn_, slots, _, _ = carry
         ended = jnp.any(first_active & ~slots.active)
-        return (turn_ < BURST) & jnp.any(slots.active) & ~(early & ended)
+        return (turn_ < turns) & jnp.any(slots.active) & ~(early & ended)
 
     def body(carry):
         turn_, slots, clock, burst = carry
-        ids, nats = _choose(slots, tables)
+        if guide is None:
+            ids, nats = _choose(slots, tables)
+            ends = tables.ends[ids]
+        else:
+            ids, nats = _choose(slots, tables, functools.partial(guide.draw, turn_))
+            given = guide.given(turn_)
+            ids = jnp.where(given, guide.ids, ids)
+            ends = tables.ends[ids] & ~given
         top_ids, top_nats = jax.lax.cond(
             tops,
             lambda: top_logprobs(slots.logits),
@@ -99,7 +110,7 @@ def run_burst(
             top_ids=burst.top_ids.at[turn_].set(top_ids),
             top_nats=burst.top_nats.at[turn_].set(top_nats),
         )
-        slots = _append(slots, tables, ids)
+        slots = _append(slots, tables, ids, ends)
         state, logits = kind.step(
             params, slots.state, clock, jnp.where(slots.active, ids, 0), slots.active, closing
         )
@@ -112,7 +123,7 @@ def run_burst(
     return slots, clock, burst._replace(active=slots.active, slots=used)
 
 
-def _choose(slots: Slots, tables: TextTables) -> tuple[jax.Array, jax.Array]:
+def _choose(slots: Slots, tables: TextTables, masked=None) -> tuple[jax.Array, jax.Array]:
     rules = slots.rules
     changed = jax.lax.cond(
         jnp.any(rules.repetition_penalty != 1),
@@ -126,17 +137,18 @@ def _choose(slots: Slots, tables: TextTables) -> tuple[jax.Array, jax.Array]:
         ),
         lambda: changed,
     )
+    changed = changed if masked is None else masked(changed)
     ids, logprobs = choose(slots.logits, changed, rules)
     return ids, -logprobs
 
 
-def _append(slots: Slots, tables: TextTables, ids: jax.Array) -> Slots:
-    """Every row longer by an id; those end that it ends, or that have no room left."""
+def _append(slots: Slots, tables: TextTables, ids: jax.Array, ends: jax.Array) -> Slots:
+    """Every row longer by an id; those end that say so, or that have no room left."""
     # An id that spells nothing takes room too: no row goes on for ever.
     room = slots.room - jnp.maximum(tables.length[ids], 1)
     reader = tables.after[slots.reader, ids]
     return slots._replace(
-        active=slots.active & ~tables.ends[ids] & (room > 0),
+        active=slots.active & ~ends & (room > 0),
         room=room,
         reader=jnp.where(reader < len(tables.missing), reader, 0),
         recent=jnp.concatenate([slots.recent[:, 1:], ids[:, None]], axis=1),

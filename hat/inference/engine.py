@@ -27,10 +27,11 @@ from hat.inference.burst import (
     score_chunk,
     take_rows,
 )
+from hat.inference.checked import go_back, guide_of, no_way_back
 from hat.inference.kinds import rows_of
 from hat.inference.prefixes import Prefixes
 from hat.inference.requests import Continuation, OnBytes, Request
-from hat.inference.sampling import REPETITION_IDS, Draw, Sampling, rules
+from hat.inference.sampling import REPETITION_IDS, Draw, Sampling, latest, rules
 from hat.inference.text_rules import missing_bytes, read_state, text_tables
 from hat.models.llama import LlamaModel
 from hat.models.model import LanguageModel, Params
@@ -46,24 +47,29 @@ class Engine:
     def __init__(
         self,
         model: LanguageModel,
-        params: Params,
+        params: Params | None,
         rule: Splitter | Tokenizer,
         *,
         max_rows: int = 16,
         prefixes: int = 32,
         max_words: int = 2**30,
         closing: int | None = None,
+        unspelled_end: bool = False,
+        rings: bool = True,
+        prepared: Any = None,
     ):
         """rule: the splitter of a HAT, the tokenizer of a Llama. max_rows: continuations at once.
         prefixes: how many rows are kept for prompts that begin alike. max_words: of a row (tokens
         of a Llama), which bounds the backbone's memory; a text that reaches it ends there. closing:
-        rows that the backbone takes together; None: `best_closing`."""
-        self._kind = rows_of(model)
+        rows that the backbone takes together; None: `best_closing`. unspelled_end: whether every id
+        that spells nothing ends a text. rings: see `llama_rows`; requests with a check need False.
+        prepared: what `prepare` made of the parameters, instead of them."""
+        self._kind = rows_of(model, rings)
         self.tokenizer = rule if isinstance(model, LlamaModel) else ByteTokenizer()
         self._rule = rule
-        self._params = self._kind.prepare(params, rule)
+        self._params = self._kind.prepare(params, rule) if prepared is None else prepared
         self._num_ids = model.config.num_ids
-        tables = text_tables(self.tokenizer, self._num_ids)
+        tables = text_tables(self.tokenizer, self._num_ids, unspelled_end)
         self._ends = tables.ends
         self._tables = jax.tree.map(jax.numpy.asarray, tables)
         self.sizes = [*(n for n in (1, 4, 16, 64, 256) if n < max_rows), max_rows]
@@ -75,6 +81,7 @@ class Engine:
         self._slots: Slots | None = None
         self._clock = np.int32(0)
         self._used = 0  # slots of the buffers, at most
+        self._turns = BURST  # of a burst with rows that are checked
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -97,13 +104,15 @@ class Engine:
     def check(self, request: Request) -> None:
         """UserError, or ValueError for ids that no text has, where it can never be done."""
         check_ids(request.ids, self.tokenizer, self._num_ids)
+        if request.check is not None and not self._kind.goes_back:
+            raise ValueError("no row goes back here, so that none can be checked")
         words = self._kind.slots_of(self._kind.read(self._rule, np.asarray(request.ids, np.int32)))
         if words + self._kind.slots_per_step > self._max_words:
             raise UserError(
                 f"the prompt has {words} words or tokens; rows end at {self._max_words} here"
             )
         if request.sampling.valid_utf8 and request.num_bytes:
-            missing = missing_bytes(self._prompt_reader(request))
+            missing = missing_bytes(self._reader(request.ids))
             if missing > request.num_bytes:
                 raise UserError(
                     f"the prompt ends inside a character that needs {missing} more bytes; "
@@ -177,8 +186,8 @@ class Engine:
         continuation.prompt_tops += list(zip(top_ids, top_nats))
         return after
 
-    def _prompt_reader(self, request: Request) -> int:
-        return read_state(b"".join(self.tokenizer.token_bytes(id) for id in request.ids[-4:]))
+    def _reader(self, ids: Sequence[int]) -> int:
+        return read_state(b"".join(self.tokenizer.token_bytes(id) for id in ids[-4:]))
 
     # Rows
 
@@ -188,19 +197,16 @@ class Engine:
         if None not in self._places:
             self._resize(next(n for n in self.sizes if n > len(self._places)))
         state = self._kind.at_end(reading.state, reading.prompt)
-        recent = np.full((1, REPETITION_IDS), -1, np.int32)
-        latest = reading.prompt.ids[-REPETITION_IDS:]
-        recent[0, REPETITION_IDS - len(latest) :] = latest
         draw = Draw(*(np.full(1, n, np.int32) for n in (request.prompt, request.sample, 0)))
         row = Slots(
             state=state,
             logits=reading.logits,
             active=np.ones(1, bool),
-            room=np.full(1, request.num_bytes, np.int32),
+            room=np.full(1, reading.continuation.room, np.int32),
             rules=rules(request.sampling, draw),
             valid=np.full(1, request.sampling.valid_utf8),
-            reader=np.full(1, self._prompt_reader(request), np.int32),
-            recent=recent,
+            reader=np.full(1, self._reader(request.ids), np.int32),
+            recent=latest(request.ids)[None],
         )
         slots = int(self._kind.slots(state)[0])
         self._used = max(self._used, slots)
@@ -276,27 +282,66 @@ class Engine:
         closing = self._closing or best_closing(rows)
         self._slots, self._clock, burst = run_burst(
             self._kind, closing, self._params, self._tables, self._slots, self._clock,
-            np.int32(self._max_words), early, tops,
+            np.int32(self._max_words), early, tops, guide_of(self._places, self._num_ids, self._turns),
         )  # fmt: skip
         burst = jax.tree.map(np.asarray, burst)
         self._used = int(burst.slots)
         self._deliver(burst)
 
     def _deliver(self, burst: Burst) -> None:
+        wrong, counts = [], []
         for place, row in enumerate(self._places):
             if row is None:
                 continue
-            for turn in np.flatnonzero(burst.ids[:, place] >= 0):
+            turns = np.flatnonzero(burst.ids[:, place] >= 0)
+            if row.request.check is not None:
+                turns, all_right = self._checked(row, burst.ids[:, place], turns)
+                counts.append(len(turns))
+                if not all_right:
+                    wrong.append(place)
+            for turn in turns:
                 id = int(burst.ids[turn, place])
                 top = burst.top_ids[turn, place], burst.top_nats[turn, place]
                 row.take(id, self.tokenizer.token_bytes(id), bool(self._ends[id]),
                          float(burst.nats[turn, place]), top)  # fmt: skip
                 if row.finish is not None:
                     break
-            if row.finish is None and not burst.active[place]:
+            if row.finish is None and not burst.active[place] and place not in wrong:
                 row.end("length")  # at max_words
             row.tell()
+        if counts:  # few turns where most of what is drawn is wrong
+            self._turns = min(2 * max(sum(counts) // len(counts), 1) + 1, BURST) if wrong else BURST
+        self._go_back([place for place in wrong if self._places[place].finish is None])
         self._free()
+
+    # Rows whose ids are checked
+
+    def _checked(self, row: Continuation, ids, turns) -> tuple[np.ndarray, bool]:
+        """Which turns of a burst stand, and whether all do."""
+        if row.wrong == "read":  # its first id was read again
+            turns = turns[1:]
+            row.wrong = None if len(turns) else "draw"
+        elif len(turns):
+            row.wrong = None
+        count = row.request.check.count(ids[turns].tolist())
+        row.request.check.take(ids[turns[:count]].tolist())
+        return turns[:count], count == len(turns)
+
+    def _go_back(self, places: list[int]) -> None:
+        """Rows read their last good id again and draw another."""
+        if not places:
+            return
+        back = no_way_back(len(self._places))
+        for place in places:
+            row = self._places[place]
+            ids = [*row.request.ids, *row.ids]
+            row.wrong = "read"
+            back.rows[place], back.position[place] = True, len(ids) - 2
+            back.room[place] = row.room + max(len(self.tokenizer.token_bytes(ids[-1])), 1)
+            back.reader[place], back.recent[place] = self._reader(ids[:-1]), latest(ids[:-1])
+            back.step[place] = len(row.ids) - 1
+        self._slots = go_back(self._slots, back)
+        self._used = max(self._used, int(back.position.max()) + 1)
 
 
 @dataclasses.dataclass

@@ -97,6 +97,8 @@ _BYTE_STACKS = ("encoder", "decoder")
 class HatRows:
     """What `hat.inference.engine` asks of a HAT. Holds no arrays, so that programs are shared."""
 
+    goes_back = False  # see hat.inference.checked
+
     def __init__(self, model: HatModel):
         config = model.config
         if isinstance(model, LearnedHatModel):

@@ -10,8 +10,8 @@ from hat.models.hat_2025 import Hat2025Model
 from hat.models.model import LanguageModel
 
 
-def rows_of(model: LanguageModel) -> HatRows | Hat2025Rows | LlamaRows:
-    """UserError: a model that nothing can be generated with."""
+def rows_of(model: LanguageModel, rings: bool = True) -> HatRows | Hat2025Rows | LlamaRows:
+    """rings: of `llama_rows`. UserError: a model that nothing can be generated with."""
     if isinstance(model, HatModel):
         return hat_rows(model)
-    return hat_2025_rows(model) if isinstance(model, Hat2025Model) else llama_rows(model)
+    return hat_2025_rows(model) if isinstance(model, Hat2025Model) else llama_rows(model, rings)

@@ -11,6 +11,7 @@ import numpy as np
 
 from hat.inference.memory import (
     Memory,
+    Place,
     buffer_chunk,
     buffer_step,
     grow_buffers,
@@ -45,8 +46,9 @@ class LlamaRows:
     slots_per_step = 1
     chunks = CHUNKS
 
-    def __init__(self, model: LlamaModel):
-        self._config = model.config
+    def __init__(self, model: LlamaModel, rings: bool):
+        self.config = model.config
+        self._rings, self.goes_back = rings, not rings
         self._parts = Parts(model, take_apart)
 
     def prepare(self, params: Params, rule) -> dict[str, Any]:
@@ -56,15 +58,15 @@ class LlamaRows:
         return Prompt(ids)
 
     def empty(self, params: dict[str, Any], rows: int) -> LlamaState:
-        stack, dtype = self._config.stack, jnp.dtype(self._config.dtype)
-        memory = stack_memory(stack, rows, dtype, ring=bool(stack.window))
+        stack, dtype = self.config.stack, jnp.dtype(self.config.dtype)
+        memory = stack_memory(stack, rows, dtype, ring=self._rings)
         return LlamaState(np.full(rows, -1, np.int32), memory)
 
     def rings(self, state: LlamaState) -> dict[str, Any]:
-        return {"backbone": state.backbone} if self._config.stack.window else {}
+        return {"backbone": state.backbone} if self._rings else {}
 
     def buffers(self, state: LlamaState) -> dict[str, Any]:
-        return {} if self._config.stack.window else {"backbone": state.backbone}
+        return {} if self._rings else {"backbone": state.backbone}
 
     def slots_of(self, prompt: Prompt) -> int:
         return len(prompt.ids)
@@ -90,37 +92,54 @@ class LlamaRows:
 
     def chunk(self, params, state: LlamaState, ids, start, count, scores: bool):
         """The program of `read_chunk`."""
-        stack, part = self._config.stack, functools.partial(self._parts.module, params)
+        stack = self.config.stack
         position = (start + jnp.arange(ids.shape[1]))[None]
-        place = buffer_chunk(start, None, stack.logit_softcap)
-        if stack.window:
+        place = buffer_chunk(start, stack.window, stack.logit_softcap)
+        if self._rings:
             place = ring_chunk(start, count, stack.window, stack.logit_softcap,
-                               self._config.attention)  # fmt: skip
-        embedding = part("embedding")
-        x, backbone = run_layers(
-            part("backbone"), embedding(ids), state.backbone, position, stack, place
-        )
+                               self.config.attention)  # fmt: skip
+        x, backbone = self.run(params, ids, state.backbone, position, place)
         x = x if scores else jax.lax.dynamic_slice_in_dim(x, count - 1, 1, axis=1)
-        state = LlamaState(start[None] + count - 1, backbone)
-        return state, part("head")(x, embedding.table[...])[0]
+        return LlamaState(start[None] + count - 1, backbone), self.logits(params, x)[0]
 
     def step(self, params, state: LlamaState, clock, ids, active, closing):
-        stack, part = self._config.stack, functools.partial(self._parts.module, params)
+        stack = self.config.stack
         position = state.position + 1
-        place = buffer_step(jnp.arange(len(ids)), position, None, stack.logit_softcap)
-        if stack.window:
+        place = buffer_step(jnp.arange(len(ids)), position, stack.window, stack.logit_softcap)
+        if self._rings:
             place = ring_step(clock, position, stack.logit_softcap)
-        embedding = part("embedding")
-        x, backbone = run_layers(
-            part("backbone"), embedding(ids[:, None]), state.backbone, position[:, None], stack,
-            place,
-        )  # fmt: skip
-        return LlamaState(position, backbone), part("head")(x, embedding.table[...])[:, 0]
+        x, backbone = self.run(params, ids[:, None], state.backbone, position[:, None], place)
+        return LlamaState(position, backbone), self.logits(params, x)[:, 0]
+
+    def flatten(self, params: dict[str, Any]) -> list[jax.Array]:
+        """What `prepare` gave as a list: calls that are short spend less on a flat one."""
+        leaves, self._structure = jax.tree.flatten(params)
+        return leaves
+
+    def unflatten(self, leaves: list[jax.Array]) -> dict[str, Any]:
+        return jax.tree.unflatten(self._structure, leaves)
+
+    def run(
+        self, params, ids, memory: tuple[Memory, ...], position, place: Place
+    ) -> tuple[jax.Array, tuple[Memory, ...]]:
+        """ids int [B, T] at positions int [B, T] through the stack: [B, T, d], and the memory."""
+        embedding, layers = (self._parts.module(params, part) for part in ("embedding", "backbone"))
+        return run_layers(layers, embedding(ids), memory, position, self.config.stack, place)
+
+    def logits(self, params, x: jax.Array) -> jax.Array:
+        """float32 [B, T, ids]."""
+        table = self._parts.module(params, "embedding").table[...]
+        return self._parts.module(params, "head")(x, table)
+
+
+def llama_rows(model: LlamaModel, rings: bool = True) -> LlamaRows:
+    """rings: whether the memory of a window is that window alone; else rows can go back."""
+    return _llama_rows(model, rings and model.config.stack.window is not None)
 
 
 @functools.lru_cache(maxsize=8)
-def llama_rows(model: LlamaModel) -> LlamaRows:
-    return LlamaRows(model)
+def _llama_rows(model: LlamaModel, rings: bool) -> LlamaRows:
+    return LlamaRows(model, rings)
 
 
 def take_apart(module: Llama) -> dict[str, Any]:

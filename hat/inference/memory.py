@@ -71,13 +71,14 @@ def grow_buffers(state: Any, buffers: dict[str, tuple[Memory, ...]], slots: int)
     size = bucket(slots)
     if all(memory.size >= size for stack in buffers.values() for memory in stack):
         return state
-    return state._replace(**_grow(buffers, size))
+    return state._replace(**grow_memory(buffers, size))
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _grow(buffers, size: int):
+def grow_memory(memory, size: int):
+    """Memories, in any structure, with `size` slots each; what they hold stays."""
     return jax.tree.map(
-        lambda x: jnp.pad(x, [(0, 0), (0, 0), (0, size - x.shape[2]), (0, 0)]), buffers
+        lambda x: jnp.pad(x, [(0, 0), (0, 0), (0, size - x.shape[2]), (0, 0)]), memory
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -49,6 +51,17 @@ class Sampling:
             raise UserError(f"repetition_penalty {self.repetition_penalty} must be above 0")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed {self.seed} must be between 0 and 2^32 - 1")
+
+
+def leaves_out(sampling: Sampling) -> bool:
+    """Whether ids are drawn from the likeliest alone, so that it matters which others there are."""
+    return sampling.top_k is not None or (sampling.top_p or 1) < 1 or sampling.min_p > 0
+
+
+def latest(ids: Sequence[int]) -> np.ndarray:
+    """int32 [REPETITION_IDS]: the last of the ids, behind -1 where they are fewer."""
+    ids = np.asarray(ids[-REPETITION_IDS:], np.int32)
+    return np.pad(ids, (REPETITION_IDS - len(ids), 0), constant_values=-1)
 
 
 class Draw(NamedTuple):
@@ -116,11 +129,30 @@ def choose(logits: jax.Array, changed: jax.Array, rules: Rules) -> tuple[jax.Arr
     return ids, chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
-def _draw_ids(logits, rules: Rules):
+def _keys(rules: Rules) -> jax.Array:
+    """The key of the next draw of every row."""
+
     def key(seed, prompt, sample, step):
         key = jax.random.fold_in(jax.random.key(seed), prompt)
         return jax.random.fold_in(jax.random.fold_in(key, sample), step)
 
+    return jax.vmap(key)(rules.seed, *rules.draw)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def noise(rules: Rules, first, steps: int, num_ids: int) -> jax.Array:
+    """float32 [steps, B, ids]: of steps from `first` on, what `choose` adds to logits over
+    temperature before it takes the greatest, where the rules leave every id in."""
+
+    def of_step(step):
+        draw = rules.draw._replace(step=jnp.full_like(rules.draw.step, step))
+        keys = _keys(rules._replace(draw=draw))
+        return jax.vmap(lambda key: jax.random.gumbel(key, (num_ids,), jnp.float32))(keys)
+
+    return jax.vmap(of_step)(first + jnp.arange(steps))
+
+
+def _draw_ids(logits, rules: Rules):
     scaled = logits / jnp.where(rules.temperature > 0, rules.temperature, 1.0)[:, None]
     # Sorting costs more than all else here, so it is left out where no row asks for it.
     scaled = jax.lax.cond(
@@ -130,8 +162,7 @@ def _draw_ids(logits, rules: Rules):
     )
     least = jnp.max(scaled, axis=-1) + jnp.log(rules.min_p)  # log 0: no least
     scaled = jnp.where(scaled >= least[:, None], scaled, -jnp.inf)
-    keys = jax.vmap(key)(rules.seed, *rules.draw)
-    return jax.vmap(jax.random.categorical)(keys, scaled)
+    return jax.vmap(jax.random.categorical)(_keys(rules), scaled)
 
 
 def truncate(logits: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:

@@ -33,8 +33,9 @@ class TextTables(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-def text_tables(tokenizer: Tokenizer, num_ids: int) -> TextTables:
-    """num_ids: of the model, which may have more than the tokenizer."""
+def text_tables(tokenizer: Tokenizer, num_ids: int, unspelled_end: bool = False) -> TextTables:
+    """num_ids: of the model, which may have more than the tokenizer. unspelled_end: whether every
+    id that spells nothing ends a text."""
     after_byte, missing = _reader()
     broken = len(missing)
     spellings = [tokenizer.token_bytes(id) for id in range(num_ids)]
@@ -46,7 +47,8 @@ def text_tables(tokenizer: Tokenizer, num_ids: int) -> TextTables:
         after[:, ids] = after_byte[after[:, ids], bytes_]
     # A model that begins another document, where its tokenizer lets it, has ended this one.
     ends = np.isin(np.arange(num_ids), [tokenizer.eot, tokenizer.bos, tokenizer.pad])
-    closes = (np.arange(num_ids) == W) & isinstance(tokenizer, ByteTokenizer)
+    ends |= unspelled_end & (length == 0)
+    closes = (np.arange(num_ids) == W) & isinstance(tokenizer, ByteTokenizer) & ~ends
     return TextTables(length, ends, closes, after, missing)
 
 

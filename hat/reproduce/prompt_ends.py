@@ -15,7 +15,8 @@ import numpy as np
 from hat.byte_exact.canonical import DEAD
 from hat.byte_exact.generate import continue_bytes, continue_tokens
 from hat.byte_exact.pool import Node
-from hat.byte_exact.tokenized import TokenizedModel, TokenizedSession
+from hat.byte_exact.sessions import TokenizedSession
+from hat.byte_exact.tokenized import TokenizedModel
 from hat.data.records import write_file
 from hat.errors import UserError
 from hat.evaluation.statistics import mcnemar, paired_bootstrap

@@ -134,23 +134,23 @@ class TableEvaluator:
         for first in range(0, size, 7):
             yield first, np.stack(padded)[:, first : first + 7]
 
-    def empty(self, rows: int, slots: int):
-        from hat.inference.caches import Cache
+    def empty(self, rows: int, slots: int) -> np.ndarray:
+        """Of each slot its token and its depth."""
+        return np.zeros((slots, 2), np.int64)
 
-        return Cache(np.zeros((1, 1, slots, 1, 2), np.int64), np.zeros((1, 1, slots, 1, 1)))
+    def grow(self, memory: np.ndarray, slots: int) -> np.ndarray:
+        return np.pad(memory, ((0, slots - len(memory)), (0, 0)))
 
-    def extend(self, cache, tokens, depths, slots, visible):
-        """The keys of a slot are its token and its depth."""
-        kept = np.array(cache.keys)
+    def extend(self, memory, tokens, depths, slots, visible):
+        memory, out = memory.copy(), []
         for token, depth, slot in zip(tokens[0], depths[0], slots[0]):
-            if slot < kept.shape[2]:
-                kept[0, 0, slot, 0] = token, depth
-        out = []
+            if slot < len(memory):
+                memory[slot] = token, depth
         for sees, slot in zip(visible[0], slots[0]):
-            held = sorted(kept[0, 0, sees, 0].tolist(), key=lambda pair: pair[1])
-            assert slot >= kept.shape[2] or [d for _, d in held] == list(range(len(held)))
+            held = sorted(memory[sees].tolist(), key=lambda pair: pair[1])
+            assert slot >= len(memory) or [d for _, d in held] == list(range(len(held)))
             out.append(self._logs(tuple(token for token, _ in held[1:])))
-        return cache._replace(keys=kept), np.stack(out)[None]
+        return memory, np.stack(out)[None]
 
     def _logs(self, tokens: Sequence) -> np.ndarray:
         with np.errstate(divide="ignore"):
