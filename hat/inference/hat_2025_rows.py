@@ -52,6 +52,7 @@ class Hat2025Rows:
 
     slots_per_step = 1
     chunks = CHUNKS
+    goes_back = False  # see hat.inference.checked
 
     def __init__(self, model: Hat2025Model):
         self._config = model.config
