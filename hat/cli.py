@@ -95,6 +95,9 @@ COMMANDS = {
         "hat.commands.dynamic_generate", "generate with a very large vocabulary"
     ),
     "perturb": Command("hat.commands.perturb", "show what a perturbation does to a text"),
+    "patches": Command(
+        "hat.commands.patches", "make a splitter of a byte model: words end where it is unsure"
+    ),
     "params": Command("hat.commands.params", "count the parameters of a config, part by part"),
 }
 GROUPS = {

@@ -11,6 +11,7 @@ from hat.byte_exact.tokenized import BEAM, TokenizedModel
 from hat.errors import UserError
 from hat.inference.run import Run, load_run
 from hat.models.hat import HatModel
+from hat.models.hat_2025 import Hat2025Model
 
 
 def load_byte_model(path: Path, law: Law = "canonical", beam: int | None = BEAM) -> ByteModel:
@@ -23,6 +24,11 @@ def byte_model(run: Run, law: Law = "canonical", beam: int | None = BEAM) -> Byt
     if isinstance(run.model, HatModel):
         return HatByteModel(
             run.model, run.params, run.splitter, data.row_length, data.row_words
+        )
+    if isinstance(run.model, Hat2025Model):
+        raise UserError(
+            f"{run.experiment.name} is a HAT of 2025, which writes the ends of words beside bytes: "
+            "what byte follows is not known byte by byte; give another model"
         )
     return TokenizedModel(
         run.model, run.params, run.tokenizer, law, beam=beam, context=data.row_length

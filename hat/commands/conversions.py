@@ -125,6 +125,9 @@ def open_source(path: Path, tokenizer: Path | None = None) -> Source:
 
 def _open_run(path: Path) -> Source:
     experiment = read_experiment(path)
+    kind = type(experiment.model)
+    if kind not in (HatConfig, LlamaConfig):
+        raise UserError(f"{path} is of {kind.__name__}, which no other format knows")
     tokenizer = None
     if experiment.data.tokenizer == "bytes":
         tokenizer = ByteTokenizer()
@@ -231,8 +234,9 @@ def _write_hat(source: Source, folder: Path, experiment: Experiment, fit: bool) 
     if source.is_hat:
         raise UserError(f"{source.path} is a HAT already; --to hat takes a Llama")
     config = experiment.model
-    if not isinstance(config, HatConfig):
-        raise UserError(f"the config {experiment.name} is of a Llama; give that of a HAT")
+    if type(config) is not HatConfig:
+        kind = "a Llama" if isinstance(config, LlamaConfig) else type(config).__name__
+        raise UserError(f"the config {experiment.name} is of {kind}; give that of a HAT")
     llama = source.experiment.model
     if fit:
         config = dataclasses.replace(config, backbone=llama.stack)

@@ -20,7 +20,7 @@ SUFFIXES = (".json", ".model")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rules", metavar="RULE", nargs="+",
-                        help='a splitter ("words", "whitespace", "stride:8"), "bytes", a tokenizer '
+                        help='a splitter ("words", "spacebyte", "stride:8"), "bytes", a tokenizer '
                         "file, or the output folder of hat train")
     parser.add_argument("--parallel", metavar="DIR", type=Path, required=True,
                         help="parallel text: files LANG_Script.dev")

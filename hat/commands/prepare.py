@@ -35,8 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the corpus")
     parser.add_argument(
-        "--splitter", default=default["splitter"], help='"words", "whitespace" or "stride:8"'
-    )
+        "--splitter", default=default["splitter"],
+        help='"words", "whitespace", "spacebyte", "stride:8", or with bytes that words of scripts '
+        'without spaces reach, "words:han=6,thai=12"',
+    )  # fmt: skip
     parser.add_argument(
         "--tokenizer", help='rows of tokens: "bytes", "bpe:4096" or a tokenizer file'
     )

@@ -16,6 +16,7 @@ from hat.errors import UserError
 from hat.inference.run import Run, load_run
 from hat.inference.stepping import open_reader
 from hat.models.hat import HatModel
+from hat.models.hat_2025 import Hat2025Model
 from hat.text.ids import BOS
 
 
@@ -32,6 +33,11 @@ def load_predictor(path: Path, portable: bool) -> tuple[Callable[[int], Predicto
         return lambda rows: IntegerPredictor(run.model, run.params, rows, context), 64
     if isinstance(run.model, HatModel):
         return lambda rows: HatPredictor(run, rows, context), 8
+    if isinstance(run.model, Hat2025Model):
+        raise UserError(
+            f"{path} is a HAT of 2025, which writes the ends of words beside bytes: it makes no "
+            "predictor of bytes; give another model"
+        )
     if run.experiment.data.tokenizer == "bytes":
         return lambda rows: LlamaPredictor(run.model, run.params, rows, context), 64
     return lambda rows: TokenizedPredictor(run, rows, context), 1

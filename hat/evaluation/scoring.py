@@ -23,7 +23,7 @@ from hat.evaluation.perturbations.segmentation import jittered_units
 from hat.inference.generation import generate_with
 from hat.inference.sampling import Sampling
 from hat.inference.scoring import DocumentScore, make_rows, score_documents, score_pieces
-from hat.models.hat import HatModel
+from hat.models.llama import LlamaModel
 from hat.models.model import LanguageModel, Params
 from hat.text.rows import Row, cut_piece, word_bounds
 from hat.text.splitters import Splitter
@@ -90,7 +90,7 @@ class Scorer:
     @property
     def kind(self) -> str:
         """"hat", "bytes" (a flat byte-level Llama) or "subword"."""
-        if isinstance(self.model, HatModel):
+        if not isinstance(self.model, LlamaModel):
             return "hat"
         return "bytes" if self._rule.byte_lengths.max() == 1 else "subword"
 

@@ -28,13 +28,12 @@ from hat.inference.burst import (
     take_rows,
 )
 from hat.inference.checked import go_back, guide_of, no_way_back
-from hat.inference.hat_rows import hat_rows
-from hat.inference.llama_rows import llama_rows
+from hat.inference.kinds import rows_of
 from hat.inference.prefixes import Prefixes
 from hat.inference.requests import Continuation, OnBytes, Request
 from hat.inference.sampling import REPETITION_IDS, Draw, Sampling, latest, rules
 from hat.inference.text_rules import missing_bytes, read_state, text_tables
-from hat.models.hat import HatModel
+from hat.models.llama import LlamaModel
 from hat.models.model import LanguageModel, Params
 from hat.text.splitters import Splitter
 from hat.text.tokenizers import ByteTokenizer, Tokenizer
@@ -65,9 +64,8 @@ class Engine:
         rows that the backbone takes together; None: `best_closing`. unspelled_end: whether every id
         that spells nothing ends a text. rings: see `llama_rows`; requests with a check need False.
         prepared: what `prepare` made of the parameters, instead of them."""
-        is_hat = isinstance(model, HatModel)
-        self._kind = hat_rows(model) if is_hat else llama_rows(model, rings)
-        self.tokenizer = ByteTokenizer() if is_hat else rule
+        self._kind = rows_of(model, rings)
+        self.tokenizer = rule if isinstance(model, LlamaModel) else ByteTokenizer()
         self._rule = rule
         self._params = self._kind.prepare(params, rule) if prepared is None else prepared
         self._num_ids = model.config.num_ids

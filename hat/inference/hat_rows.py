@@ -34,11 +34,22 @@ from hat.inference.memory import (
     stack_memory,
 )
 from hat.inference.parts import Parts
-from hat.inference.word_ends import MOST_ENDS, NO_END, Prompt, first_end, next_ends, read_words
+from hat.inference.word_ends import (
+    MOST_ENDS,
+    NO_END,
+    Prompt,
+    empty_states,
+    first_end,
+    next_ends,
+    read_words,
+    row_state,
+)
 from hat.models.attention.plain import masked_attention
 from hat.models.connector import segment_softmax_pool
 from hat.models.hat import Hat, HatModel
+from hat.models.hat_learned import LearnedHatModel
 from hat.models.model import Params
+from hat.text.entropy import EntropyState
 from hat.text.split_tables import MAX_ROOM, SplitState
 from hat.text.splitters import BYTE_CAUSAL, Splitter
 
@@ -54,7 +65,7 @@ class HatState(NamedTuple):
     position: jax.Array
     words: jax.Array
     begin: jax.Array
-    split: SplitState
+    split: SplitState | EntropyState
     guides: tuple[jax.Array, ...]
     encoder: tuple[Memory, ...]
     connector: Memory
@@ -90,6 +101,11 @@ class HatRows:
 
     def __init__(self, model: HatModel):
         config = model.config
+        if isinstance(model, LearnedHatModel):
+            raise UserError(
+                "a HAT that draws its own words is trained and scored here; generation is not there "
+                "yet"
+            )
         if config.guide != "earliest":
             raise UserError(
                 f'the model\'s guide is "{config.guide}", which looks ahead inside a character; '
@@ -123,7 +139,7 @@ class HatRows:
             position=numbers - 1,
             words=numbers,
             begin=numbers,
-            split=SplitState(numbers, numbers, numbers),
+            split=empty_states(params["tables"], rows),
             guides=(jnp.zeros((rows, config.decoder.hidden_size), dtype),)
             * config.decoder.num_layers,
             encoder=stack_memory(config.encoder, rows, dtype, ring=bool(config.encoder.window)),
@@ -212,8 +228,8 @@ class HatRows:
 
     def at_end(self, state: HatState, prompt: Prompt) -> HatState:
         """A row that has read the whole prompt, ready to `step`."""
-        split = SplitState(*(np.full(1, number, np.int32) for number in prompt.split))
-        return state._replace(begin=np.full(1, prompt.begin, np.int32), split=split)
+        begin = np.full(1, prompt.begin, np.int32)
+        return state._replace(begin=begin, split=row_state(prompt.split))
 
     def chunk(
         self, params: dict[str, Any], state: HatState, inputs: Chunk, scores: bool

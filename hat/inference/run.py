@@ -11,7 +11,7 @@ from pathlib import Path
 from hat.errors import UserError
 from hat.models.hypernetwork import RowPredictorConfig
 from hat.models.model import LanguageModel, Params
-from hat.text.splitters import Splitter, make_splitter
+from hat.text.splitters import Splitter, kept_splitter
 from hat.text.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 from hat.training.checkpoints import read_params
 from hat.training.experiment import Experiment
@@ -61,7 +61,7 @@ def load_rule(path: str | Path) -> Splitter | Tokenizer:
     experiment = read_experiment(Path(path))
     data = experiment.data
     if data.tokenizer is None:
-        return make_splitter(data.splitter)
+        return kept_splitter(data.splitter, Path(path))
     if data.tokenizer == "bytes":
         return ByteTokenizer()
     tokenizer = load_tokenizer(path)

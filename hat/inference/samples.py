@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from hat.inference.generation import generate_with
 from hat.inference.sampling import Sampling
+from hat.models.hat_learned import LearnedHatModel
 from hat.models.hypernetwork import RowPredictorConfig
 from hat.models.model import LanguageModel, Params
 from hat.text.chat import Message
-from hat.text.splitters import make_splitter
+from hat.text.splitters import BYTE_CAUSAL, make_splitter
 
 if TYPE_CHECKING:
     from hat.data.mixture import Mixture
@@ -20,17 +21,23 @@ def sample_texts(
     experiment: Experiment, model: LanguageModel, params: Params, corpus: Mixture
 ) -> list[str]:
     """The configured prompts (`training.samples`), each with its continuation, or, where a model
-    learns from conversations, its answer; bytes that are no UTF-8 are shown as U+FFFD. The random numbers are the same every time, so that what changes
-    between two calls is the model."""
+    learns from conversations, its answer; bytes that are no UTF-8 are shown as U+FFFD. The random
+    numbers are the same every time, so that what changes between two calls is the model. None
+    where words look ahead, nor from models that draw their words, which are not generated from
+    yet."""
     if isinstance(experiment.model, RowPredictorConfig):  # it writes rows, not texts
         return []
     config = experiment.training.samples
+    rule = corpus.tokenizer or make_splitter(experiment.data.splitter)
+    looks_ahead = corpus.tokenizer is None and rule.causality != BYTE_CAUSAL
+    if isinstance(model, LearnedHatModel) or looks_ahead and not model.any_splitter:
+        return []
     texts = [prompt.encode() for prompt in config.prompts]
     chats = experiment.data.format != "text"
     results = generate_with(
         model,
         params,
-        corpus.tokenizer or make_splitter(experiment.data.splitter),
+        rule,
         [[Message("user", text)] for text in texts] if chats else texts,
         num_bytes=config.max_bytes,
         sampling=Sampling(config.temperature, top_p=config.top_p, seed=experiment.training.seed),

@@ -18,7 +18,8 @@ import jax
 import numpy as np
 
 from hat.errors import UserError
-from hat.models.hat import HatModel
+from hat.models.hat_learned import LearnedHatModel
+from hat.models.llama import LlamaModel
 from hat.models.model import LanguageModel, Params
 from hat.text.ids import BOS, EOT, PAD
 from hat.text.rows import (
@@ -52,7 +53,8 @@ def bits_per_byte(run: Run, paths: Sequence[str | Path], *, batch_size: int = 8)
 
     Returns nats, bytes, bits_per_byte, words and bytes_per_word of all together, and under
     "files" a list of the same with each path. Words are tokens for a Llama. UserError: a file
-    that is missing, unreadable or empty; no file; a splitter whose boundaries look ahead.
+    that is missing, unreadable or empty; no file; a splitter that looks ahead and cannot say what
+    its boundaries cost.
     """
     documents, scores = score_files(run, paths, batch_size=batch_size)
     files = [
@@ -98,17 +100,23 @@ def score_documents(
 
     Rows of row_length ids and, for a HAT, row_words words go through the model batch_size at a
     time; pieces are packed into them in the order of the documents. names: of the documents, for
-    error messages. UserError: a word longer than a row; a splitter that looks ahead.
+    error messages. Where the boundaries of a splitter look ahead, what it costs to tell them is
+    added to the bytes. UserError: a word longer than a row; a splitter that looks ahead and cannot
+    say what its boundaries cost.
     """
     names = names or [f"document {i}" for i in range(len(documents))]
-    rows = make_rows(model, rule, row_length, row_words)
+    tells = None if model.any_splitter else getattr(rule, "boundary_nats", None)
+    rows = make_rows(model, rule, row_length, row_words, charged=tells is not None)
     cut = [rows.cut(document, name) for document, name in zip(documents, names)]
     pieces = [piece for _, its_pieces in cut for piece in its_pieces]
     scores = score_pieces(model, params, rows, pieces, batch_size)
-    return [
+    scored = [
         DocumentScore(np.concatenate([next(scores).nats for _ in its_pieces]), words)
         for words, its_pieces in cut
     ]
+    for document, score in zip(documents if tells else [], scored):
+        score.nats[:-1] += tells(np.frombuffer(document, np.uint8))
+    return scored
 
 
 class PieceScore(NamedTuple):
@@ -129,12 +137,13 @@ def score_pieces(
 
 
 class WordRows:
-    """Rows of a HAT: `length` ids in `words` words."""
+    """Rows of a HAT: `length` ids in `words` words. charged: whoever asks for nats adds what the
+    boundaries of the splitter cost."""
 
     specials = Specials(BOS, EOT, PAD)
 
-    def __init__(self, splitter: Splitter, length: int, words: int):
-        if splitter.causality != BYTE_CAUSAL:
+    def __init__(self, splitter: Splitter, length: int, words: int, charged: bool = False):
+        if splitter.causality != BYTE_CAUSAL and not charged:
             raise UserError(
                 f"splitter {splitter.name} is not byte-causal (it is {splitter.causality.kind}): "
                 "its word boundaries tell of bytes to come, so nats under it are no code length"
@@ -192,11 +201,19 @@ Rows = WordRows | TokenRows
 
 
 def make_rows(
-    model: LanguageModel, rule: Splitter | Tokenizer, length: int, words: int
+    model: LanguageModel,
+    rule: Splitter | Tokenizer,
+    length: int,
+    words: int,
+    charged: bool = False,
 ) -> Rows:
     """Rows as the model reads them; rule: the splitter of a HAT, the tokenizer of a Llama, whose
-    rows ignore `words`."""
-    return (WordRows if isinstance(model, HatModel) else TokenRows)(rule, length, words)
+    rows ignore `words`. charged: as of WordRows. UserError: a splitter that looks ahead."""
+    if isinstance(model, LlamaModel):
+        return TokenRows(rule, length, words)
+    if isinstance(model, LearnedHatModel):
+        words = length  # of its own words, of which none is to be dropped
+    return WordRows(rule, length, words, charged or model.any_splitter)
 
 
 def _pack_in_order(pieces: Sequence[Row], rows: Rows) -> Iterator[list[Row]]:

@@ -10,9 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hat.inference.hat_rows import hat_rows
-from hat.inference.llama_rows import llama_rows
-from hat.models.hat import HatModel
+from hat.inference.kinds import rows_of
 from hat.models.model import LanguageModel, Params
 from hat.text.splitters import Splitter
 from hat.text.tokenizers import Tokenizer
@@ -45,7 +43,7 @@ def open_reader(
     model: LanguageModel, params: Params, rule: Splitter | Tokenizer, bos: int, rows: int = 1
 ) -> Reader:
     """Empty texts: BOS alone. rule: the splitter of a HAT, the tokenizer of a Llama."""
-    kind = (hat_rows if isinstance(model, HatModel) else llama_rows)(model)
+    kind = rows_of(model)
     prepared = kind.prepare(params, rule)
     prompt = kind.read(rule, np.array([bos], np.int32))
     state, logits, _ = kind.read_chunk(prepared, kind.empty(prepared, 1), prompt, 0, 1)

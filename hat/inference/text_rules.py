@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from hat.models.attention.plain import NEGATIVE
-from hat.text.tokenizers import Tokenizer
+from hat.models.hat_2025 import W
+from hat.text.tokenizers import ByteTokenizer, Tokenizer
 from hat.text.utf8 import byte_automaton
 
 
@@ -18,13 +19,15 @@ class TextTables(NamedTuple):
     """For the ids of a vocabulary and U states of a reader of UTF-8, of which 0 is between two
     characters.
 
-    length: int32 [ids], bytes that an id spells. ends: bool [ids], whether it ends a text.
+    length: int32 [ids], bytes that an id spells. ends: bool [ids], whether it ends a text; closes:
+    bool [ids], whether a word (hat.models.hat_2025), which spells nothing and may stand anywhere.
     after: int32 [U, ids], the state after an id; U where a character breaks. missing: int32 [U],
     the bytes that the character begun still needs.
     """
 
     length: jax.Array
     ends: jax.Array
+    closes: jax.Array
     after: jax.Array
     missing: jax.Array
 
@@ -45,7 +48,8 @@ def text_tables(tokenizer: Tokenizer, num_ids: int, unspelled_end: bool = False)
     # A model that begins another document, where its tokenizer lets it, has ended this one.
     ends = np.isin(np.arange(num_ids), [tokenizer.eot, tokenizer.bos, tokenizer.pad])
     ends |= unspelled_end & (length == 0)
-    return TextTables(length, ends, after, missing)
+    closes = (np.arange(num_ids) == W) & isinstance(tokenizer, ByteTokenizer) & ~ends
+    return TextTables(length, ends, closes, after, missing)
 
 
 def read_state(text: bytes) -> int:
@@ -71,7 +75,7 @@ def keep_valid(
     after, broken = tables.after[state], len(tables.missing)
     missing = jnp.append(tables.missing, 0)[after]
     fits = missing <= jnp.maximum(room[:, None] - tables.length, 0)
-    spells = (tables.length > 0) | (tables.ends & (state == 0)[:, None])
+    spells = (tables.length > 0) | tables.closes | (tables.ends & (state == 0)[:, None])
     return jnp.where((after < broken) & fits & spells, logits, NEGATIVE)
 
 

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hat.text import entropy
+from hat.text.entropy import EntropyState, EntropyTables
 from hat.text.ids import EOT
 from hat.text.split_tables import SplitState, SplitTables, step
 from hat.text.splitters import Splitter
@@ -33,7 +35,7 @@ class Prompt(NamedTuple):
     word: np.ndarray
     complete: np.ndarray
     begin: int
-    split: SplitState
+    split: SplitState | EntropyState
 
 
 def read_words(splitter: Splitter, ids: np.ndarray) -> Prompt:
@@ -55,15 +57,34 @@ def read_words(splitter: Splitter, ids: np.ndarray) -> Prompt:
     return Prompt(ids, word, complete, begin, splitter.state_after(ids[first:].astype(np.uint8)))
 
 
+def row_state(state: SplitState | EntropyState) -> SplitState | EntropyState:
+    """A splitter's state on the host as that of one row, int32 [1] and the like."""
+    if isinstance(state, EntropyState):
+        return state
+    return SplitState(*(np.full(1, number, np.int32) for number in state))
+
+
+def empty_states(tables: SplitTables | EntropyTables, rows: int) -> SplitState | EntropyState:
+    """Of so many rows that have read nothing."""
+    if isinstance(tables, EntropyTables):
+        return entropy.empty_state(tables, rows)
+    return SplitState(*(np.zeros(rows, np.int32) for _ in SplitState._fields))
+
+
 def next_ends(
-    tables: SplitTables, state: SplitState, position: jax.Array, byte: jax.Array
-) -> tuple[SplitState, jax.Array]:
+    tables: SplitTables | EntropyTables, state, position: jax.Array, byte: jax.Array
+) -> tuple[SplitState | EntropyState, jax.Array]:
     """Reads a byte a row, int [B] in 0..255, at its position int [B].
 
     Returns the splitter's states and the ends, int [B, MOST_ENDS], of words that the byte may have
     completed: one of them is news where it lies beyond the beginning of the row's first
     incomplete word. NO_END fills up.
     """
+    if isinstance(tables, EntropyTables):
+        with jax.default_matmul_precision("float32"):  # as on the host, or other words would end
+            state, closed = entropy.step(tables, state, byte, jnp)
+        end = jnp.where(closed, position + 1, NO_END)
+        return state, jnp.pad(end[:, None], [(0, 0), (0, MOST_ENDS - 1)], constant_values=NO_END)
     state, (starts, closed) = step(tables, state, byte)
     back = jnp.arange(4)
     ends = jnp.where(starts[:, None] >> back & 1, position[:, None] - back, NO_END)

@@ -112,6 +112,9 @@ class LanguageModel:
         return nnx.merge(self._graph, self.compute_params(params))
 
     parts: tuple[str, ...]  # first level of the parameters, in the order of the data's way
+    # Whether nats are a code length under every splitter, as the model charges or draws the words
+    # itself; else under byte-causal ones.
+    any_splitter = False
 
     def logits(self, params: Params, batch: Batch) -> jax.Array:
         """float32 [B, T, ids]: logits[:, t] score the id after position t."""
@@ -142,6 +145,14 @@ class LanguageModel:
         """The sums whose ratio nats / targets training minimises."""
         nats, correct, targets = self.nats(params, batch)
         return sums_of(nats, correct, targets, self.words(batch))
+
+    def training_loss(
+        self, params: Params, batch: Batch
+    ) -> tuple[jax.Array, Sums, dict[str, tuple[jax.Array, jax.Array]]]:
+        """The total that training minimises, float32 []; the sums of `loss`; and further numbers
+        to report: by name a total and what to divide it by."""
+        sums = self.loss(params, batch)
+        return sums.nats, sums, {}
 
 
 def sums_of(nats: jax.Array, correct: jax.Array, targets: Targets, words: jax.Array) -> Sums:

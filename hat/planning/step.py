@@ -12,7 +12,8 @@ import numpy as np
 from hat.errors import UserError
 from hat.models.attention.splash import block_size
 from hat.models.flops import TRAINING_FACTOR
-from hat.models.hat import HatConfig
+from hat.models.hat_2025 import Hat2025Config
+from hat.models.llama import LlamaConfig
 from hat.models.layers import StackConfig
 from hat.models.model import LanguageModel
 from hat.planning.flops import Counted, count
@@ -36,7 +37,7 @@ def batch_shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
     """The shapes of the arrays of a global batch, [B, T] and [B, N]."""
     data, rows = experiment.data, experiment.training.batch_size
     answers = () if data.format == "text" else ("answer",)
-    if not isinstance(experiment.model, HatConfig):
+    if isinstance(experiment.model, LlamaConfig):
         names = ("tokens", "segment", "position", "token_bytes", *answers)
         return dict.fromkeys(names, (rows, data.row_length))
     per_byte = ("bytes", "segment", "position", "word", "guide", *answers)
@@ -152,10 +153,13 @@ def check_model(experiment: Experiment, mesh: dict[str, int]) -> None:
 def stacks(experiment: Experiment) -> list[tuple[StackConfig, int]]:
     """Every stack of blocks and its positions in a row."""
     model, data = experiment.model, experiment.data
-    if not isinstance(model, HatConfig):
+    if isinstance(model, LlamaConfig):
         return [(model.stack, data.row_length)]
+    positions = data.row_length
+    if isinstance(model, Hat2025Config):  # and one before every word
+        positions += data.row_words
     return [
-        (model.encoder, data.row_length),
+        (model.encoder, positions),
         (model.backbone, data.row_words),
-        (model.decoder, data.row_length),
+        (model.decoder, positions),
     ]

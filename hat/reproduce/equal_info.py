@@ -32,7 +32,7 @@ from hat.models.layers import StackConfig
 from hat.models.llama import LlamaConfig
 from hat.reproduce import equal_info_text as text
 from hat.reproduce.equal_info_ratios import ratios, sentence
-from hat.reproduce.finish import finish
+from hat.reproduce.finish import finish, settle
 from hat.text.tokenizers import (
     ByteTokenizer,
     Tokenizer,
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> dict:
     unknown = set(arguments.arms) - set(ARMS)
     if unknown:
         raise UserError(f"--arms {unknown.pop()}: choose from {', '.join(ARMS)}")
-    _settle(out, settings)
+    settle(out, settings)
     texts = text.draw_texts(arguments.text, size.train_bytes, size.heldout_bytes, seed)
     text.write_documents(out / "text.arrayrecord", texts.train)
     finish(m1_experiment(out / "text.arrayrecord", size, seed), out / "m1")
@@ -130,14 +130,6 @@ def run(arguments: argparse.Namespace) -> dict:
     write_atomically(out / "result.json", json.dumps(result, indent=2) + "\n")
     write_atomically(out / "equal_info.md", report(result))
     return result
-
-
-def _settle(out: Path, settings: dict) -> None:
-    path = out / "settings.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
-        raise UserError(f"{out} holds this experiment with other options; give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(settings, indent=2) + "\n")
 
 
 # --- the spellings --------------------------------------------------------------------------------

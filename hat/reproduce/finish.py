@@ -5,10 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from hat.errors import UserError
 from hat.training.experiment import Experiment
 from hat.training.loop import train
 from hat.training.objectives import Openers
-from hat.training.run_folder import RESULT_FILE
+from hat.training.run_folder import RESULT_FILE, write_atomically
+
+
+def settle(out: Path, settings: dict) -> None:
+    """Keeps in `out` what decides the result. UserError: the folder has another experiment."""
+    path = out / "settings.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
+        raise UserError(f"{out} holds this experiment with other options; give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(settings, indent=2) + "\n")
 
 
 def finish(experiment: Experiment, folder: Path, openers: Openers = Openers()) -> None:

@@ -17,13 +17,13 @@ from hat.text.utf8 import BREAKING_BYTE
 
 
 class PackedTables(NamedTuple):
-    """`SplitTables` for the loop, uint32, at most 512 byte states, 128 emissions, 32 candidate
-    sets. A word state q is kept as q << 7, the offset of its row.
+    """`SplitTables` for the loop, uint32, at most 512 byte states, 512 word states, 256 emissions,
+    32 candidate sets. A word state q is kept as q << 8, the offset of its row.
 
-    ascii_: [Q << 7] a byte < 128 with nothing pending: next q << 7 | closed << 1 | start
-    byte: [S << 8] next state | emission << 9 | candidates, with room, << 16
-    word: [(MAX_ROOM + 1) * Q << 7] by room, word state, emission:
-      next q << 7 | starts << 16 | num_starts << 20 | last_start << 24
+    ascii_: [Q << 8] a byte < 128 with nothing pending: next q << 8 | closed << 1 | start
+    byte: [S << 8] next state | emission << 9 | candidates, with room, << 17
+    word: [(MAX_ROOM + 1) * Q << 8] by room, word state, emission:
+      next q << 8 | starts << 17 | num_starts << 21 | last_start << 25
     closed: [Q << 5] by word state and candidates: bool
     candidates: [S * (MAX_ROOM + 1)]
     pending: [S]
@@ -41,26 +41,27 @@ class PackedTables(NamedTuple):
 def pack(tables: SplitTables) -> PackedTables:
     num_bytes, _ = tables.next_byte.shape
     num_words, num_emissions = tables.next_word.shape
-    if num_bytes > 512 or num_emissions > 128 or tables.closed.shape[1] > 32:
+    if max(num_bytes, num_words) > 512 or num_emissions > 256 or tables.closed.shape[1] > 32:
         raise ValueError(f"tables too large to pack: {tables.next_byte.shape=}")
     with_room = tables.candidates[:, MAX_ROOM]
-    byte = tables.next_byte | tables.emission << 9 | with_room[tables.next_byte] << 16
+    byte = tables.next_byte | tables.emission << 9 | with_room[tables.next_byte] << 17
     masks = tables.starts
-    rooms = np.zeros((MAX_ROOM + 1, num_words, 128), np.int32)
+    rooms = np.zeros((MAX_ROOM + 1, num_words, 256), np.int32)
     rooms[:, :, :num_emissions] = (
-        tables.next_word << 7
-        | masks << 16
-        | tables.num_starts[masks] << 20
-        | tables.last_start[masks] << 24
+        tables.next_word << 8
+        | masks << 17
+        | tables.num_starts[masks] << 21
+        | tables.last_start[masks] << 25
     )
     closed = np.zeros((num_words, 32), np.int32)
     closed[:, : tables.closed.shape[1]] = tables.closed
     ascii_emission = tables.emission[0, :128]
     next_word = tables.next_word[:, ascii_emission]
     start = tables.starts[MAX_ROOM][:, ascii_emission]
-    ascii_closed = tables.closed[next_word, with_room[0]]
+    ascii_ = np.zeros((num_words, 256), np.int32)
+    ascii_[:, :128] = next_word << 8 | tables.closed[next_word, with_room[0]] << 1 | start
     return PackedTables(
-        ascii_=(next_word << 7 | ascii_closed << 1 | start).reshape(-1).astype(np.uint32),
+        ascii_=ascii_.reshape(-1).astype(np.uint32),
         byte=byte.reshape(-1).astype(np.uint32),
         word=rooms.reshape(-1).astype(np.uint32),
         closed=closed.reshape(-1).astype(np.uint32),
@@ -86,7 +87,7 @@ def state_after(tables: PackedTables, data: np.ndarray) -> SplitState:
     data.flags.writeable = False
     starts = np.zeros(len(data) + 3, np.uint8)
     byte, row, length = _loop(data, starts, np.empty(len(data), np.int32), *tables)
-    return SplitState(int(byte), int(row) >> 7, int(length))
+    return SplitState(int(byte), int(row) >> 8, int(length))
 
 
 def compiled(function: Callable) -> Callable:
@@ -100,12 +101,12 @@ def compiled(function: Callable) -> Callable:
 @compiled
 def _loop(data, starts, known, ascii_, byte, word, closed, candidates, pending, max_word_bytes):
     """Fills known[t], and starts[t + 3] because a byte may report starts three bytes back. Returns
-    the byte state, the word state << 7 and the length at the end. All indices are unsigned: numba
+    the byte state, the word state << 8 and the length at the end. All indices are unsigned: numba
     then compiles no test for negative ones."""
-    num_words = np.uint32(len(ascii_))  # Q << 7, the stride of a room
+    num_words = np.uint32(len(ascii_))  # Q << 8, the stride of a room
     with_room = word[MAX_ROOM * num_words :]
-    seven_bits, nine_bits = np.uint32(0x7F), np.uint32(0x1FF)
-    row = np.uint32(0)  # word state << 7
+    eight_bits, nine_bits = np.uint32(0xFF), np.uint32(0x1FF)
+    row = np.uint32(0)  # word state << 8
     state = np.uint32(0)  # byte state
     length = max_word_bytes  # bytes since the last start, pending ones included
     far = max_word_bytes - MAX_ROOM  # below this length, this byte and the next have room
@@ -121,7 +122,7 @@ def _loop(data, starts, known, ascii_, byte, word, closed, candidates, pending, 
         ):  # four ASCII bytes
             for _ in range(4):
                 entry = ascii_[row | np.uint32(data[t])]
-                row = entry & ~seven_bits
+                row = entry & ~eight_bits
                 start = entry & 1
                 starts[t + np.uint64(3)] = start
                 count += np.int32(start)
@@ -131,15 +132,15 @@ def _loop(data, starts, known, ascii_, byte, word, closed, candidates, pending, 
             continue
         if length < far:
             entry = byte[state << 8 | np.uint32(data[t])]
-            after = with_room[row | (entry >> 9 & seven_bits)]
+            after = with_room[row | (entry >> 9 & eight_bits)]
         else:
             room = min(max_word_bytes - length + np.int64(pending[state]), MAX_ROOM)
             entry = byte[state << 8 | np.uint32(data[t])]
-            after = word[np.uint32(room) * num_words + (row | (entry >> 9 & seven_bits))]
+            after = word[np.uint32(room) * num_words + (row | (entry >> 9 & eight_bits))]
         state = entry & nine_bits
-        sets = entry >> 16
-        row = after & np.uint32(0xFF80)
-        mask = after >> 16 & 15
+        sets = entry >> 17
+        row = after & np.uint32(0x1FF00)
+        mask = after >> 17 & 15
         length += 1
         if mask:
             starts[t + np.uint64(3)] = mask & 1
@@ -147,17 +148,17 @@ def _loop(data, starts, known, ascii_, byte, word, closed, candidates, pending, 
                 starts[t + np.uint64(2)] |= mask >> 1 & 1
                 starts[t + one] |= mask >> 2 & 1
                 starts[t] |= mask >> 3
-            count += np.int32(after >> 20 & 15)
-            length = np.int64(after >> 24)
+            count += np.int32(after >> 21 & 15)
+            length = np.int64(after >> 25)
         if length >= far:
             room = min(max_word_bytes - length + np.int64(pending[state]), MAX_ROOM)
             sets = candidates[state * np.uint32(MAX_ROOM + 1) + np.uint32(room)]
-        known[t] = count + np.int32(closed[row >> 2 | sets])
+        known[t] = count + np.int32(closed[row >> 3 | sets])
         t += one
     # The end of the data breaks a character that it cuts short.
     room = min(max_word_bytes - length + np.int64(pending[state]), MAX_ROOM)
-    completed = byte[state << 8 | np.uint32(BREAKING_BYTE)] >> 9 & seven_bits
-    mask = word[np.uint32(room) * num_words + (row | completed)] >> 16 & 15
+    completed = byte[state << 8 | np.uint32(BREAKING_BYTE)] >> 9 & eight_bits
+    mask = word[np.uint32(room) * num_words + (row | completed)] >> 17 & 15
     for back in range(1, 4):
         if mask >> back & 1:
             starts[len(data) + 3 - back] = 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from hat.errors import UserError
-from hat.text import split_loop, split_tables, unicode_classes, word_rule
+from hat.text import scripts, spacebyte, split_loop, split_tables, unicode_classes, word_rule
 from hat.text.split_tables import MAX_ROOM, SplitState, SplitTables
 from hat.text.utf8 import BREAKING_BYTE, byte_automaton
 
@@ -55,9 +56,13 @@ class Stream(Protocol):
 
 
 class Splitter(Protocol):
+    """A rule that is not byte-causal needs `name`, `causality` and `split` alone; where it can say
+    what its boundaries cost, it has `boundary_nats(data) -> float64[T]` too."""
+
     name: str  # enters the corpus fingerprint and the checkpoint
     causality: Causality
-    tables: SplitTables  # the rule as integer arrays, for `split_tables.step`
+    tables: SplitTables  # the rule as integer arrays, for `split_tables.step`; of hat.text.entropy
+    # as its own, for its own step
 
     def split(self, data: np.ndarray) -> Split:
         """uint8[T] -> Split of length T."""
@@ -78,6 +83,7 @@ class _TableSplitter:
 
     rule: str
     max_word_bytes: int
+    unspaced: tuple[tuple[str, int], ...] = ()  # scripts, and the bytes that their words reach
     causality = BYTE_CAUSAL
 
     def __post_init__(self) -> None:
@@ -86,27 +92,32 @@ class _TableSplitter:
                 f"splitter {self.rule!r}: a word of at most {self.max_word_bytes} bytes cannot "
                 "be; give at least 1"
             )
+        for script, length in self.unspaced:
+            _check_script(script, length, self.max_word_bytes)
 
     @property
     def name(self) -> str:
         unicode = unicode_classes.UNICODE_VERSION
-        return f"{self.rule}-v1-unicode{unicode}-max{self.max_word_bytes}"
+        lengths = "".join(f"-{script}{length}" for script, length in self.unspaced)
+        return f"{self.rule}-v1-unicode{unicode}-max{self.max_word_bytes}{lengths}"
 
     @property
     def tables(self) -> SplitTables:
         """The rule as integer arrays, for `split_tables.step`, on the host or on a device."""
-        return _tables(self.rule, self.max_word_bytes)
+        return _tables(*self._key)
+
+    @property
+    def _key(self) -> tuple[str, int, tuple[tuple[str, int], ...]]:
+        return self.rule, self.max_word_bytes, self.unspaced
 
     def split(self, data: np.ndarray) -> Split:
-        return Split(
-            *split_loop.split_bytes(_packed(self.rule, self.max_word_bytes), _checked(data))
-        )
+        return Split(*split_loop.split_bytes(_packed(*self._key), checked(data)))
 
     def stream(self) -> Stream:
         return _TableStream(self.tables)
 
     def state_after(self, data: np.ndarray) -> SplitState:
-        return split_loop.state_after(_packed(self.rule, self.max_word_bytes), _checked(data))
+        return split_loop.state_after(_packed(*self._key), checked(data))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +146,13 @@ class WordRule(_TableSplitter):
          combining mark: U+202F turns from white space, a word of its own, into part of the word.
       3. one space, then a tab, U+00A0 or U+2007, then a combining mark, format character or
          joiner: the same.
+
+    unspaced: scripts written without spaces (hat.text.scripts), and how many bytes their words go
+      on for at least: a word ends at the first place after so many where the rule could end it.
     """
 
     max_word_bytes: int = 100
+    unspaced: tuple[tuple[str, int], ...] = ()
     rule = "words"
 
 
@@ -145,10 +160,30 @@ class WordRule(_TableSplitter):
 class WhitespaceRule(_TableSplitter):
     """The rule of the 2025 paper (arXiv 2501.10322): a word is a run of other characters with all
     the white space (Unicode White_Space) after it. White space that opens the data is a word.
-    Limits and invalid bytes are as in WordRule; `known` is exact in the same sense."""
+    Limits and invalid bytes are as in WordRule; `known` is exact in the same sense.
+
+    unspaced: scripts written without spaces, and after how many bytes their words end, at the next
+      character that is no combining mark.
+    """
 
     max_word_bytes: int = 100
+    unspaced: tuple[tuple[str, int], ...] = ()
     rule = "whitespace"
+
+
+@dataclasses.dataclass(frozen=True)
+class SpaceByte(_TableSplitter):
+    """The rule of SpaceByte (arXiv 2404.14408; spacebyte.py has it): a word ends with the first byte
+    after it that is neither letter, digit nor part of a character. That byte closes it at once, and
+    so does the last byte that a word of `max_word_bytes` bytes can take. Words may end inside a
+    character."""
+
+    max_word_bytes: int = 100
+    rule = "spacebyte"
+
+    @property
+    def name(self) -> str:
+        return f"spacebyte-v1-max{self.max_word_bytes}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +203,7 @@ class FixedStride:
         return f"stride-v1-{self.stride}"
 
     def split(self, data: np.ndarray) -> Split:
-        index = np.arange(len(_checked(data)), dtype=np.int32)
+        index = np.arange(len(checked(data)), dtype=np.int32)
         return Split(index % self.stride == 0, (index + 1) // self.stride)
 
     @property
@@ -179,27 +214,91 @@ class FixedStride:
         return _TableStream(self.tables)
 
     def state_after(self, data: np.ndarray) -> SplitState:
-        read = len(_checked(data))
+        read = len(checked(data))
         return SplitState(0, read % self.stride, (read - 1) % self.stride + 1)
 
 
-_SPECS = "'words', 'words:MAX_BYTES', 'whitespace', 'whitespace:MAX_BYTES', 'stride:BYTES'"
+_SPECS = (
+    "'words', 'words:MAX_BYTES', 'whitespace', 'whitespace:MAX_BYTES', 'spacebyte', "
+    "'spacebyte:MAX_BYTES', 'stride:BYTES', or with lengths for scripts, 'words:han=6,thai=12', or "
+    "with merges in every document, 'words+merges=50', or 'entropy:FILE' of hat patches"
+)
+_ENTROPY = "entropy:"  # then a file
+_MAKERS = {
+    "words": WordRule, "whitespace": WhitespaceRule, "spacebyte": SpaceByte, "stride": FixedStride,
+}  # fmt: skip
 
 
 def make_splitter(spec: str) -> Splitter:
-    """The splitter that a config names, such as "words", "words:64" or "stride:8"."""
-    rule, colon, argument = spec.partition(":")
-    makers = {"words": WordRule, "whitespace": WhitespaceRule, "stride": FixedStride}
-    number_missing = bool(colon) != bool(argument) or (rule == "stride" and not argument)
-    number_wrong = argument and not (argument.isascii() and argument.isdigit())
-    if rule not in makers or number_missing or number_wrong:
+    """The splitter that a config names, such as "words", "words:64,han=6" or "stride:8", and with
+    merges over its words (hat.text.merging) such as "words+merges=50"."""
+    base, plus, merges = spec.rpartition("+merges=")
+    if plus:
+        from hat.text.merging import Merged  # which builds on this module, as the next does
+
+        if not _is_number(merges.removeprefix("-")):
+            raise UserError(f"splitter {spec!r}: {merges!r} is no number of merges; give 0 or more")
+        return Merged(make_splitter(base), int(merges))
+    if spec.startswith(_ENTROPY):
+        from hat.text.entropy import load_patches
+
+        return load_patches(Path(spec.removeprefix(_ENTROPY)))
+    rule, colon, arguments = spec.partition(":")
+    options = arguments.split(",") if colon else []
+    numbers = [option for option in options if "=" not in option]
+    lengths = [option.partition("=")[::2] for option in options if "=" in option]
+    if (
+        rule not in _MAKERS
+        or numbers != options[: len(numbers)]
+        or len(numbers) > 1
+        or (rule == "stride" and not numbers)
+        or (rule in ("stride", "spacebyte") and lengths)
+        or not all(map(_is_number, [*numbers, *(length for _, length in lengths)]))
+    ):
         raise UserError(f"splitter {spec!r} is not known; choose one of {_SPECS}")
-    return makers[rule](int(argument)) if argument else makers[rule]()
+    positional = [int(number) for number in numbers]
+    if not lengths:
+        return _MAKERS[rule](*positional)
+    names = [name for name, _ in lengths]
+    if len(set(names)) < len(names):
+        raise UserError(f"splitter {spec!r} gives a script two lengths; give it one")
+    return _MAKERS[rule](*positional, unspaced=tuple(sorted((n, int(b)) for n, b in lengths)))
+
+
+def keep_splitter(spec: str, folder: Path) -> None:
+    """Copies into the folder of a run what `kept_splitter` needs, where the splitter is a file."""
+    if spec.startswith(_ENTROPY) and "+merges=" not in spec:
+        from hat.text.entropy import FILE
+
+        make_splitter(spec).save(folder / FILE)
+
+
+def kept_splitter(spec: str, folder: Path) -> Splitter:
+    """The splitter that the run in a folder was trained with."""
+    from hat.text.entropy import FILE
+
+    kept = (folder / FILE).exists()
+    return make_splitter(f"{_ENTROPY}{folder / FILE}" if kept else spec)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _check_script(script: str, length: int, max_word_bytes: int) -> None:
+    if script not in scripts.SCRIPTS:
+        known = ", ".join(scripts.SCRIPTS)
+        raise UserError(f"script {script!r} is not one that is written without spaces: {known}")
+    longest = min(scripts.LONGEST, max_word_bytes)
+    if not 1 <= length <= longest:
+        raise UserError(
+            f"script {script!r}: words that reach {length} bytes cannot be; give 1 to {longest}"
+        )
 
 
 @functools.cache
-def _tables(rule: str, max_word_bytes: int) -> SplitTables:
-    words, characters = _automata(rule)
+def _tables(rule: str, max_word_bytes: int, unspaced: tuple) -> SplitTables:
+    words, characters = _automata(rule, unspaced)
     return split_tables.compile_tables(words, characters, max_word_bytes)
 
 
@@ -223,19 +322,29 @@ def _stride_tables(stride: int) -> SplitTables:
 
 
 @functools.cache
-def _packed(rule: str, max_word_bytes: int) -> split_loop.PackedTables:
-    return split_loop.pack(_tables(rule, max_word_bytes))
+def _packed(rule: str, max_word_bytes: int, unspaced: tuple) -> split_loop.PackedTables:
+    return split_loop.pack(_tables(rule, max_word_bytes, unspaced))
 
 
 @functools.cache
-def _automata(rule: str):
-    runs = unicode_classes.load()
-    words = word_rule.automaton(*word_rule.RULES[rule], runs.classes)
-    class_of = words.merged[unicode_classes.class_of_code_points(runs)]
+def _automata(rule: str, unspaced: tuple):
+    if rule == "spacebyte":
+        return spacebyte.automata()
+    step, first = word_rule.RULES[rule]
+    if unspaced:
+        lengths = dict(unspaced)
+        classes, class_of = scripts.script_characters(tuple(lengths))
+        step = scripts.reaching(step, lengths, anywhere=rule == "whitespace")
+        first = scripts.RunState(first, 0)
+    else:
+        runs = unicode_classes.load()
+        classes, class_of = runs.classes, unicode_classes.class_of_code_points(runs)
+    words = word_rule.automaton(step, first, classes)
+    class_of = words.merged[class_of]
     return words, byte_automaton(class_of, int(class_of[unicode_classes.REPLACEMENT]))
 
 
-def _checked(data: np.ndarray) -> np.ndarray:
+def checked(data: np.ndarray) -> np.ndarray:
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 1:
         raise TypeError(f"expected bytes as a 1-d uint8 array, got {type(data).__name__} {data!r}")
     return np.ascontiguousarray(data)

@@ -9,6 +9,8 @@ from hat.data.config import BucketConfig, DataConfig, SourceConfig
 from hat.errors import UserError
 from hat.models.byte_hypernetwork import ByteHypernetworkConfig
 from hat.models.hat import ConnectorConfig, HatConfig
+from hat.models.hat_2025 import Hat2025Config
+from hat.models.hat_learned import BoundaryConfig, LearnedHatConfig
 from hat.models.hypernetwork import HypernetworkConfig, RowPredictorConfig
 from hat.models.layers import RopeScaling, StackConfig
 from hat.models.llama import LlamaConfig
@@ -36,14 +38,17 @@ class Experiment:
     """
 
     name: str
-    model: HatConfig | LlamaConfig | HypernetworkConfig | ByteHypernetworkConfig
+    model: (
+        HatConfig | LearnedHatConfig | Hat2025Config | LlamaConfig | HypernetworkConfig
+        | ByteHypernetworkConfig
+    )
     data: DataConfig
     training: TrainingConfig
     init: str | None = None
     base: str | None = None
 
     def __post_init__(self):
-        is_hat = isinstance(self.model, HatConfig)
+        is_hat = not isinstance(self.model, (LlamaConfig, RowPredictorConfig))
         if is_hat and self.data.tokenizer is not None:
             raise UserError(
                 f"data.tokenizer is {self.data.tokenizer!r}, but a HAT reads bytes; set it to none"
@@ -51,8 +56,10 @@ class Experiment:
         if not is_hat and self.data.tokenizer is None:
             raise UserError("data.tokenizer is not set, and a Llama needs one: 'bytes' or 'bpe:N'")
         objective = self.training.objective
-        if not is_hat and isinstance(objective, distill_config.DistillConfig):
-            raise UserError("training.objective distils into a HAT, and the model is a Llama")
+        plain = type(self.model) is HatConfig
+        if isinstance(objective, distill_config.DistillConfig) and not plain:
+            kind = f"a {type(self.model).__name__}" if is_hat else "a Llama"
+            raise UserError(f"training.objective distils into a HAT, and the model is {kind}")
         merges = isinstance(objective, DynamicConfig)
         if isinstance(self.model, RowPredictorConfig) and not merges:
             raise UserError("a hypernetwork is trained by training.objective=DynamicConfig alone")
@@ -81,6 +88,9 @@ class Experiment:
 EXPERIMENT_CLASSES = (
     Experiment,
     HatConfig,
+    Hat2025Config,
+    LearnedHatConfig,
+    BoundaryConfig,
     ConnectorConfig,
     LlamaConfig,
     HypernetworkConfig,

@@ -16,6 +16,7 @@ from hat.data.loader import Loader
 from hat.data.mixture import Mixture, prepare_mixture
 from hat.errors import UserError
 from hat.models.model import Batch, LanguageModel, Params
+from hat.text.splitters import keep_splitter
 from hat.training.checkpoints import Checkpoints, read_params
 from hat.training.distributed import ending_at_once, on_first, stop_requests, together
 from hat.training.experiment import Experiment
@@ -65,6 +66,8 @@ def train(
         program = Program(experiment, loader.shapes, objective=objective)
         if corpus.tokenizer and jax.process_index() == 0:
             corpus.tokenizer.save(folder)  # so that the folder is all a reader of the run needs
+        elif jax.process_index() == 0:
+            keep_splitter(experiment.data.splitter, folder)
 
         checkpoints = stack.enter_context(closing(Checkpoints(folder, config.checkpoint)))
         position, state = start(experiment, program, corpus, checkpoints)

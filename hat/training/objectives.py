@@ -30,13 +30,14 @@ Loss = Callable[[LanguageModel, Params, Batch], tuple[jax.Array, Measures]]
 def language_modelling(
     model: LanguageModel, params: Params, batch: Batch
 ) -> tuple[jax.Array, Measures]:
-    """The next-id cross-entropy: its total in nats (float32 scalar), and the sums to report.
+    """The next-id cross-entropy, and what else the model asks for: its total in nats (float32
+    scalar), and the sums to report.
 
     A total, not a mean: the step divides once, by the count over all microbatches and devices, so
     that every byte weighs the same however the rows are filled.
     """
-    sums = model.loss(params, batch)
-    return sums.nats, (sums, {})
+    total, sums, ratios = model.training_loss(params, batch)
+    return total, (sums, ratios)
 
 
 def add_measures(measures: Sequence[Measures]) -> Measures:
@@ -91,7 +92,8 @@ class Objective:
         self, model: LanguageModel, params: Params, batch: Batch, frozen: Params
     ) -> Measures:
         """What an evaluation reports of a batch of rows, as `annotate_held_out` leaves them."""
-        return model.loss(params, batch), {}
+        _, sums, ratios = model.training_loss(params, batch)
+        return sums, ratios
 
 
 class ByteTeacher(Protocol):

@@ -34,6 +34,16 @@ def bits_per_byte(sums: Sums) -> float:
     return sums.nats / math.log(2) / max(sums.bytes, 1.0)
 
 
+def is_code(experiment: Experiment, model: LanguageModel) -> bool:
+    """Whether the nats of this experiment are a code length: not where word boundaries tell of
+    bytes to come, and the model neither charges nor draws them itself."""
+    if experiment.data.tokenizer is not None or model.any_splitter:
+        return True
+    from hat.text.splitters import BYTE_CAUSAL, make_splitter
+
+    return make_splitter(experiment.data.splitter).causality == BYTE_CAUSAL
+
+
 def values_of(ratios: Mapping[str, tuple[float, float]]) -> dict[str, float]:
     """What an objective measured besides, by name."""
     return {name: above / max(below, 1.0) for name, (above, below) in ratios.items()}
@@ -46,7 +56,7 @@ class Report:
         self, experiment: Experiment, folder: Path, position: Position, model: LanguageModel
     ):
         config, chip = experiment.training, find_chip(jax.devices()[0].device_kind)
-        self._model = model
+        self._model, self._is_code = model, is_code(experiment, model)
         self._peak = None if chip is None else jax.device_count() * chip.flops_per_second
         self._every, self._folder = config.log_every_steps, folder
         self._speaks = jax.process_index() == 0
@@ -124,10 +134,11 @@ class Report:
             since, ratios = add_measures(self._measures)
             values |= values_of(ratios) | {
                 "loss": since.nats / max(since.bytes, 1.0),
-                "bits_per_byte": bits_per_byte(since),
                 "accuracy": since.correct / max(since.targets, 1.0),
                 "bytes_per_word": since.bytes / max(since.words, 1.0),
             }
+            if self._is_code:
+                values["bits_per_byte"] = bits_per_byte(since)
         self._write(step, values)
         shown = ("loss", "bits_per_byte", "preference_accuracy", "bytes_per_second", "mfu")
         if self._speaks:
@@ -140,6 +151,11 @@ class Report:
     ) -> None:
         """The score of a split, and of each of its sources where there are several."""
         sums, ratios = add_measures(list(by_source.values()))
+        if not self._is_code:
+            name, nats = f"{split}_loss", sums.nats / max(sums.bytes, 1.0)
+            self._write(position.step, {"bytes": position.bytes, name: nats})
+            self.say(f"step {position.step}: {split} {nats:.4f} nats per byte, its words given")
+            return
         name, bits = f"{split}_bits_per_byte", bits_per_byte(sums)
         values, told = {"bytes": position.bytes, name: bits}, ""
         if len(by_source) > 1:
@@ -170,10 +186,11 @@ class Report:
         result["bytes_per_second"] = position.bytes / max(position.seconds, 1e-9)
         if heldout:
             sums, ratios = add_measures(list(heldout.values()))
-            result["heldout_bits_per_byte"] = bits_per_byte(sums)
+            # Boundaries that look ahead are charged by `hat evaluate bits-per-byte` alone.
+            result["heldout_bits_per_byte"] = bits_per_byte(sums) if self._is_code else None
             result["heldout_bytes"] = int(sums.bytes)
             result |= {f"heldout_{name}": value for name, value in values_of(ratios).items()}
-        if len(heldout) > 1:
+        if len(heldout) > 1 and self._is_code:
             result["heldout_bits_per_byte_by_source"] = {
                 source: bits_per_byte(part) for source, (part, _) in heldout.items()
             }
@@ -181,7 +198,7 @@ class Report:
             return result
         for number, text in enumerate(texts, start=1):
             self.say(f"--- sample {number} of {len(texts)}\n{text}")
-        if position.step >= self._every:
+        if position.step >= self._every and self._is_code:
             plot = self._folder / PLOT_FILE
             plot_loss(self._folder / METRICS_FILE, plot)
             result["plot"] = str(plot)

@@ -144,7 +144,8 @@ class SmallStream:
 
 def splitters() -> list:
     """Every rule of the library; some with a cap that short texts reach."""
-    return [make_splitter(spec) for spec in ("words", "words:6", "whitespace:9", "stride:4")]
+    specs = "words", "words:6", "whitespace:9", "stride:4", "spacebyte:9", "words:20,han=6,thai=12"
+    return [make_splitter(spec) for spec in specs]
 
 
 class ByteTokens:

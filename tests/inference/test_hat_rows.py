@@ -197,7 +197,7 @@ def test_bfloat16_stays_near():
     assert difference.mean() < 0.1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=27, deadline=None)
 @given(documents, st.integers(0, LENGTH))
 def test_ends_of_words_are_those_of_the_split(text, cut):
     """Byte by byte from the tables, begun anywhere in the text, against the whole document."""

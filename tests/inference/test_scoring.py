@@ -11,7 +11,7 @@ from hat.data.config import DataConfig
 from hat.errors import UserError
 from hat.inference.run import Run
 from hat.inference.scoring import bits_per_byte, score_documents
-from hat.text.splitters import Causality
+from hat.text.splitters import Causality, make_splitter
 from hat.training.config import TrainingConfig
 from hat.training.experiment import Experiment
 from tests.inference.helpers import (
@@ -149,6 +149,22 @@ def test_rules_and_words_that_cannot_be_scored():
     looking_ahead.causality = Causality("sequence")
     with pytest.raises(UserError, match="byte-causal"):
         score_documents(model, params, looking_ahead, DOCUMENTS, **ROW)
+
+
+def test_boundaries_that_look_ahead_are_charged():
+    """The nats of the bytes, the words given, and what it costs to tell the words."""
+    model, params = built(hat_config())
+    splitter = make_splitter("words+merges=4")
+    documents = [b"one of the two and one of the three\n" * 2, b"", b"x of the"]
+    row = dict(row_length=128, row_words=64, batch_size=1)
+    alone = np.asarray(whole_nats(model, params, hat_batch(documents, splitter, 128)))
+    for document, score, nats in zip(
+        documents, score_documents(model, params, splitter, documents, **row), alone
+    ):
+        told = splitter.boundary_nats(np.frombuffer(document, np.uint8))
+        expected = nats[: len(document) + 1] + np.append(told, 0)
+        np.testing.assert_allclose(score.nats, expected, rtol=0, atol=TOLERANCE)
+        assert bool(told.any()) == (len(document) > 1)
 
 
 def test_no_documents():

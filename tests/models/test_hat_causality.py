@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hat.text.splitters import make_splitter
 from tests.models import reference, toy
 
 
 def splitters() -> list:
-    """The toy rule, and the real one where it is."""
+    """The toy rule, and real ones."""
     found = [pytest.param(toy.toy_split, id="toy")]
-    make = getattr(importlib.import_module("hat.text.splitters"), "make_splitter", None)
-    if make is not None:
-        rule = make("words")
+    for spec in ("words", "spacebyte", "words:han=6"):
 
-        def split(data):
+        def split(data, rule=make_splitter(spec)):
             starts, known = rule.split(np.frombuffer(data, np.uint8))
             return reference.Document(data, np.asarray(starts), np.asarray(known))
 
-        found.append(pytest.param(split, id="words"))
+        found.append(pytest.param(split, id=spec))
     return found
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hat.models.hat import ConnectorConfig, HatConfig, HatModel
+from hat.models.hat_2025 import Hat2025Config
 from hat.models.layers import RopeScaling, StackConfig
 from tests.models.reference import Document
 
@@ -104,6 +105,14 @@ def toy_split(data: bytes) -> Document:
     known = [sum(r <= t for r in revealed) for t in range(len(data))]
     return Document(data, starts, np.array(known, np.int32))
 
+
+HAT_2025 = Hat2025Config(
+    encoder=StackConfig(16, 2, 4, 24, num_kv_heads=2, head_dim=6, qk_norm=True, rope_theta=50.0),
+    backbone=EVERYTHING.backbone,
+    decoder=StackConfig(16, 2, 2, 20, norm_eps=1e-2, qkv_bias=True),
+    word_bytes=30,
+    dtype="float32",
+)
 
 CONFIGS = {"plain": PLAIN, "everything": EVERYTHING, "wide": WIDE}
 B, T, N = 4, 48, 32  # the one shape of most tests: what is compiled once serves them all

@@ -11,12 +11,21 @@ from hypothesis import strategies as st
 
 from hat.errors import UserError
 from hat.text import split_loop, unicode_classes
-from hat.text.splitters import BYTE_CAUSAL, FixedStride, WhitespaceRule, WordRule, make_splitter
+from hat.text.splitters import (
+    BYTE_CAUSAL,
+    FixedStride,
+    SpaceByte,
+    WhitespaceRule,
+    WordRule,
+    make_splitter,
+)
 from tests.text.reference import characters, limited
 
 SPLITTERS = [
     WordRule(), WordRule(1), WordRule(2), WordRule(3), WordRule(4), WordRule(7),
     WhitespaceRule(), WhitespaceRule(5), FixedStride(1), FixedStride(8),
+    SpaceByte(), SpaceByte(1), SpaceByte(5),
+    make_splitter("words:20,han=6,kana=9,thai=12,tibetan=18"), make_splitter("whitespace:thai=7"),
 ]  # fmt: skip
 
 EXACT = [WordRule(4), WordRule(5), WordRule(9), WordRule(), WhitespaceRule(5), WhitespaceRule()]
@@ -149,6 +158,36 @@ def test_whitespace_rule_against_decoding(data, limit):
     expected = limited([length for _, length in decoded], rule, limit)
     split = WhitespaceRule(limit).split(array(data))
     assert np.flatnonzero(split.starts).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hello, world!  foo_bar x", ["hello,", " world!", "  foo_", "bar ", "x"]),
+        (" led", [" led"]),  # BOS is spacelike
+        ("a\n\n\tb", ["a\n", "\n\tb"]),
+    ],
+)
+def test_spacebyte(text, expected):
+    assert words(SpaceByte(), text) == expected
+
+
+@given(any_bytes, st.sampled_from([1, 2, 5, 100]))
+@settings(max_examples=200)
+def test_spacebyte_against_its_definition(data, limit):
+    """Of the paper: after a spacelike byte that follows one that is not. All is known at once."""
+    spacelike = [not (b in range(0x80, 0xC0) or b < 0x80 and chr(b).isalnum()) for b in data]
+    starts, known, length = [], [], limit
+    for t in range(len(data)):
+        if length == limit or t > 1 and spacelike[t - 1] and not spacelike[t - 2]:
+            starts.append(t)
+            length = 0
+        length += 1
+        ends = length == limit or t > 0 and spacelike[t] and not spacelike[t - 1]
+        known.append(len(starts) - 1 + ends)
+    split = SpaceByte(limit).split(array(data))
+    assert np.flatnonzero(split.starts).tolist() == starts
+    assert split.known.tolist() == known
 
 
 @given(any_bytes, st.sampled_from([1, 2, 3, 4, 6, 100]))
@@ -336,16 +375,38 @@ def test_make_splitter():
     assert make_splitter("whitespace") == WhitespaceRule(100)
     assert make_splitter("whitespace:32") == WhitespaceRule(32)
     assert make_splitter("stride:8") == FixedStride(8)
+    assert make_splitter("spacebyte") == SpaceByte(100)
+    assert make_splitter("spacebyte:6") == SpaceByte(6)
+    assert make_splitter("words:64,thai=12,han=6") == WordRule(64, (("han", 6), ("thai", 12)))
+    assert make_splitter("whitespace:lao=9") == WhitespaceRule(100, (("lao", 9),))
+    assert make_splitter("words:lao=9").name == "words-v1-unicode16.0-max100-lao9"
     assert make_splitter("words:64").name == "words-v1-unicode16.0-max64"
     assert len({s.name for s in SPLITTERS}) == len(SPLITTERS)
     assert all(s.causality == BYTE_CAUSAL for s in SPLITTERS)
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "word", "words:", "words:x", "words:0", "words:-3", "stride", "stride:0", "words:²"]
+    "spec", ["", "word", "words:", "words:x", "words:0", "words:-3", "stride", "stride:0", "words:²",
+             "words:,", "words:6,7", "words:han=", "words:han=x", "words:han=6,7", "stride:han=6",
+             "spacebyte:han=6", "spacebyte:0", "words:=6", "stride:3,han=6"]
 )
 def test_make_splitter_says_what_is_known(spec):
-    with pytest.raises(UserError, match="at least 1|choose one of 'words', 'words:MAX_BYTES'"):
+    with pytest.raises(UserError, match="at least 1|choose one of 'words', 'words:MAX_BYTES'|script"):
+        make_splitter(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("words:latin=6", "script 'latin' is not one that is written without spaces: han, kana"),
+        ("words:han=0", "words that reach 0 bytes cannot be; give 1 to 36"),
+        ("words:han=37", "words that reach 37 bytes cannot be; give 1 to 36"),
+        ("words:20,han=21", "words that reach 21 bytes cannot be; give 1 to 20"),
+        ("words:han=6,han=9", "gives a script two lengths"),
+    ],
+)
+def test_lengths_of_scripts_that_cannot_be(spec, message):
+    with pytest.raises(UserError, match=message):
         make_splitter(spec)
 
 

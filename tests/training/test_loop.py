@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,8 +14,12 @@ import numpy as np
 import pytest
 
 from hat.errors import UserError
+from hat.inference.generation import generate
 from hat.inference.run import load_run
 from hat.inference.samples import sample_texts
+from hat.inference.scoring import bits_per_byte
+from hat.models.hat_2025 import Hat2025Config
+from hat.models.hat_learned import BoundaryConfig, LearnedHatConfig
 from hat.models.model import LanguageModel
 from hat.training import loop
 from hat.training.metrics import read_metrics
@@ -182,6 +187,59 @@ def test_a_word_longer_than_a_row_is_refused(tmp_path):
     experiment = tiny.experiment(tmp_path, "data.row_length=6")
     with pytest.raises(UserError, match="set the row length"):
         loop.train(experiment, tmp_path / "run")
+
+
+def test_words_that_look_ahead_give_no_bits_per_byte(tmp_path, capsys):
+    """The nats are those of the bytes, the words given."""
+    tiny_run = tiny.experiment(
+        tmp_path, *tiny.ONE_DEVICE, "data.splitter=words+merges=9", "training.steps=5"
+    )
+    result = loop.train(tiny_run, tmp_path / "run", sample_texts)
+    assert result["finished"] and result["heldout_bits_per_byte"] is None and "plot" not in result
+    *_, line, evaluation = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert line["loss"] > 0 and "bits_per_byte" not in line
+    assert evaluation["heldout_loss"] > 0
+    assert "nats per byte, its words given" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["heldout_bits_per_byte"] is None
+
+
+def test_a_hat_of_2025_charges_its_words(tmp_path):
+    """Whatever splitter drew them; `hat evaluate` agrees with the end of training."""
+    hat = tiny.experiment(tmp_path, *tiny.ONE_DEVICE, "data.splitter=words+merges=9")
+    byte_stack = dataclasses.replace(hat.model.encoder, window=None)
+    model = Hat2025Config(byte_stack, hat.model.backbone, byte_stack, dtype="float32")
+    result = loop.train(dataclasses.replace(hat, model=model), tmp_path / "run", sample_texts)
+    losses = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
+    assert losses[-1] < losses[0] - 0.3
+    run = load_run(tmp_path / "run")
+    heldout = (tmp_path / "heldout.txt")
+    data = (tmp_path / "text.txt").read_bytes()
+    heldout.write_bytes(data[-result["heldout_bytes"] :])
+    scored = bits_per_byte(run, [heldout])
+    assert scored["bytes"] == result["heldout_bytes"]
+    # The same bytes, cut into rows and merged as a document of their own.
+    assert scored["bits_per_byte"] == pytest.approx(result["heldout_bits_per_byte"], rel=0.05)
+    (made,) = generate(run, [b"def "], num_bytes=30, valid_utf8=True)
+    assert made.text and made.text.decode() is not None
+
+
+def test_a_hat_learns_where_words_end(tmp_path):
+    """From the splitter of its rows; what it charges is a code length all the same."""
+    hat = tiny.experiment(tmp_path, *tiny.ONE_DEVICE, "training.steps=60", "data.row_words=64")
+    boundaries = BoundaryConfig("mlp", "splitter", weight=1.0, mlp_size=32)
+    model = LearnedHatConfig(**vars(hat.model), boundaries=boundaries)
+    result = loop.train(dataclasses.replace(hat, model=model), tmp_path / "run", sample_texts)
+    lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
+    assert lines[-1]["boundary_loss"] < 0.5 * lines[0]["boundary_loss"]
+    assert lines[-1]["bits_per_byte"] < lines[0]["bits_per_byte"] - 0.5
+    assert result["heldout_bits_per_byte"] > 0 and 0 <= result["heldout_dropped_words"] < 0.2
+    run = load_run(tmp_path / "run")
+    scored = tmp_path / "heldout.txt"
+    scored.write_bytes((tmp_path / "text.txt").read_bytes()[-result["heldout_bytes"] :])
+    bits = bits_per_byte(run, [scored])["bits_per_byte"]
+    assert bits == pytest.approx(result["heldout_bits_per_byte"], rel=0.1)
+    with pytest.raises(UserError, match="generation is not there yet"):
+        generate(run, [b"def "], num_bytes=3)
 
 
 def test_the_loss_is_of_the_model(tmp_path):
