@@ -173,7 +173,7 @@ class HiddenRows(LlamaRows):
     """Rows of a Llama in memory that give what its head scores, in the place of logits."""
 
     def __init__(self, model: LlamaModel):
-        super().__init__(model)
+        super().__init__(model, rings=model.config.stack.window is not None)
         self._parts = Parts(model, _take_apart)
 
 
