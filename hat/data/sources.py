@@ -126,6 +126,8 @@ class Source:
             if not root.stat().st_size:
                 raise UserError(f"{root}: the file is empty")
             return [root]
+        if not root.is_dir():
+            raise UserError(f"{root}: neither a file nor a folder; write what it gives to a file")
         found = []
         for folder, folders, names in os.walk(root):
             folders[:] = [name for name in folders if not name.startswith(".")]

@@ -179,6 +179,8 @@ def test_damaged_parquet(tmp_path):
 def test_nothing_to_read(tmp_path):
     with pytest.raises(UserError, match="no such file or folder"):
         Source(str(tmp_path / "none"))
+    with pytest.raises(UserError, match="neither a file nor a folder"):
+        Source(os.devnull)
     with pytest.raises(UserError, match="no text in this folder"):
         Source(str(tmp_path))
     (tmp_path / "x.png").write_bytes(b"x")
