@@ -29,7 +29,7 @@ from hat.errors import UserError
 from hat.evaluation.perturbations import perturb
 from hat.evaluation.streams import Stream
 from hat.inference.run import load_run
-from hat.reproduce.finish import finish
+from hat.reproduce.finish import finish, settle
 from hat.reproduce.prompt_ends import compare, table_of_ends
 from hat.reproduce.robustness import divide, on_text, shrink, with_steps
 from hat.training.progress import warn
@@ -82,7 +82,8 @@ def run(arguments: argparse.Namespace) -> dict:
     size = Size(arguments.pieces, PIECE, arguments.prompts, arguments.steps)
     size = SMOKE if arguments.smoke else size
     out: Path = arguments.out
-    settle(out, arguments, size)
+    names = ("text", "prose", "llama", "llama_prose", "llama_given")
+    settle(out, {name: str(getattr(arguments, name)) for name in names} | dataclasses.asdict(size))
     code = divide(arguments.text, HELDOUT, out / "text" / "code")
     parts, texts = [code], {"code": b"\n".join(code.heldout)}
     if arguments.prose:
@@ -109,17 +110,6 @@ def run(arguments: argparse.Namespace) -> dict:
     result = {"laws": laws, "prompts": ends}
     print("\n".join([*table_of_laws(laws), "", *table_of_ends(ends)]))
     return result
-
-
-def settle(out: Path, arguments: argparse.Namespace, size: Size) -> None:
-    """UserError: the folder has another experiment."""
-    names = ("text", "prose", "llama", "llama_prose", "llama_given")
-    settings = {name: str(getattr(arguments, name)) for name in names} | dataclasses.asdict(size)
-    path = out / "settings.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
-        raise UserError(f"{out} holds this experiment with other options; give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_file(path, (json.dumps(settings, indent=2) + "\n").encode())
 
 
 def kept(path: Path, make) -> dict:

@@ -22,7 +22,6 @@ from pathlib import Path
 
 from hat.commands.arguments import positive_int
 from hat.config import load as load_config
-from hat.data.records import write_file
 from hat.dynamic_tokenization.base import fit_to_base, load_base, load_hypernetwork
 from hat.dynamic_tokenization.boundaries import encode
 from hat.dynamic_tokenization.embeddings import KnownSpellings, RowCache, mean_of_parts, source_of
@@ -32,7 +31,7 @@ from hat.dynamic_tokenization.objective import Dynamic
 from hat.errors import UserError
 from hat.inference.run import Run
 from hat.reproduce.byte_laws import kept
-from hat.reproduce.finish import finish
+from hat.reproduce.finish import finish, settle
 from hat.reproduce.robustness import divide, on_text, shrink, with_steps
 from hat.training.experiment import Experiment
 from hat.training.objectives import Openers
@@ -90,7 +89,8 @@ def run(arguments: argparse.Namespace) -> dict:
     size = Size(arguments.steps, arguments.more_steps)
     size = SMOKE if arguments.smoke else size
     out: Path = arguments.out
-    settle(out, arguments, size)
+    names = ("text", "parallel", "boundary")
+    settle(out, {name: str(getattr(arguments, name)) for name in names} | dataclasses.asdict(size))
     text = divide(arguments.text, HELDOUT, out / "text")
     train(arguments, text.train, out, size)
     pieces = cut(b"\n".join(text.heldout), size)
@@ -114,17 +114,6 @@ def run(arguments: argparse.Namespace) -> dict:
     print("\n".join(table(curves, languages)))
     print(f"\n{result['verdict']}")
     return result
-
-
-def settle(out: Path, arguments: argparse.Namespace, size: Size) -> None:
-    """UserError: the folder has another experiment."""
-    names = ("text", "parallel", "boundary")
-    settings = {name: str(getattr(arguments, name)) for name in names} | dataclasses.asdict(size)
-    path = out / "settings.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
-        raise UserError(f"{out} holds this experiment with other options; give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_file(path, (json.dumps(settings, indent=2) + "\n").encode())
 
 
 # --- training -----------------------------------------------------------------------------------

@@ -63,12 +63,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict:
     from hat.inference.run import load_run
-    from hat.reproduce.finish import finish
+    from hat.reproduce.finish import finish, settle
     from hat.reproduce.teacher_text import bits_per_byte, heldout_documents
 
     out = arguments.out
     size = SMOKE if arguments.smoke else dataclasses.replace(Size(), num_bytes=arguments.bytes)
-    settings = settle(out, arguments, size)
+    settings = {
+        "teacher": arguments.teacher and str(arguments.teacher.resolve()),
+        "text": arguments.text and str(arguments.text.resolve()),
+        "seed": arguments.seed,
+        **dataclasses.asdict(size),
+    }
+    settle(out, settings)
     text = arguments.text and str(arguments.text)
     if arguments.teacher is None:
         text = text or "stdlib"
@@ -107,24 +113,6 @@ def run(arguments: argparse.Namespace) -> dict:
 
     write_atomically(out / "result.json", json.dumps(result, indent=2) + "\n")
     return result
-
-
-def settle(out: Path, arguments: argparse.Namespace, size: Size) -> dict:
-    """What decides the result, kept in `out`. UserError: the folder has another experiment."""
-    from hat.training.run_folder import write_atomically
-
-    settings = {
-        "teacher": arguments.teacher and str(arguments.teacher.resolve()),
-        "text": arguments.text and str(arguments.text.resolve()),
-        "seed": arguments.seed,
-        **dataclasses.asdict(size),
-    }
-    path = out / "settings.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
-        raise UserError(f"{out} holds this experiment with other options; give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(settings, indent=2) + "\n")
-    return settings
 
 
 # --- teacher and text -----------------------------------------------------------------------------
