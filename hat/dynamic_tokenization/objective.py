@@ -23,7 +23,12 @@ import numpy as np
 from hat.data.mixture import prepare_mixture
 from hat.dynamic_tokenization.base import check_hypernetwork, read_base
 from hat.dynamic_tokenization.boundaries import Encoded, check_boundary, piece_starts
-from hat.dynamic_tokenization.embeddings import KnownSpellings, hypernetwork, pad_parts, source_of
+from hat.dynamic_tokenization.embeddings import (
+    KnownSpellings,
+    hypernetwork,
+    pad_parts,
+    source_of,
+)
 from hat.dynamic_tokenization.measure import symbol_bytes
 from hat.dynamic_tokenization.merging import (
     MergeTable,
@@ -42,6 +47,7 @@ from hat.training.config import DynamicConfig
 from hat.training.experiment import Experiment
 from hat.training.objectives import HostBatch, Loss, Measures, Objective
 from hat.training.run_folder import read_experiment
+from hat.training.sharding import with_shardings
 
 HELD_OUT_SHARE = 0.5  # of the reduction that a table reaches, where text is measured
 
@@ -117,12 +123,7 @@ class Dynamic(Objective):
     def read_frozen(self, shardings: Params) -> Params:
         if self._folder is None:
             return {}
-        placed = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            self.frozen,
-            shardings,
-        )
-        return read_params(self._folder, placed)[0]
+        return read_params(self._folder, with_shardings(self.frozen, shardings))[0]
 
     # --- on the host ------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from hat.training.checkpoints import Checkpoints, read_params
 from hat.training.config import PreferenceConfig
 from hat.training.experiment import Experiment
 from hat.training.objectives import Loss, Measures, Objective, Ratios
+from hat.training.sharding import with_shardings
 
 
 class Preference(Objective):
@@ -48,12 +49,7 @@ class Preference(Objective):
             checkpoints.close()
 
     def read_frozen(self, shardings: Params) -> Params:
-        placed = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            self.frozen,
-            shardings,
-        )
-        return read_params(self._init, placed)[0]
+        return read_params(self._init, with_shardings(self.frozen, shardings))[0]
 
     def loss(self, stage: int, frozen: Params) -> Loss:
         def loss(model, params, batch):

@@ -20,6 +20,7 @@ from hat.training.sharding import (
     make_mesh,
     param_shardings,
     state_shardings,
+    with_shardings,
 )
 from hat.training.step import StepMetrics, TrainState, init_state, train_step
 
@@ -75,11 +76,7 @@ class Program:
             self.mesh, abstract, abstract_params, params_shardings
         )
         self.batch_sharding = batch_sharding(self.mesh)
-        self.abstract_state = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            abstract,
-            self.state_shardings,
-        )
+        self.abstract_state = with_shardings(abstract, self.state_shardings)
         self.abstract_batches = [
             {
                 name: jax.ShapeDtypeStruct(shape, np.int32, sharding=self.batch_sharding)
@@ -93,11 +90,7 @@ class Program:
         self._frozen_shardings = param_shardings(
             self.mesh, objective.frozen_axes, objective.frozen
         )
-        frozen = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            objective.frozen,
-            self._frozen_shardings,
-        )
+        frozen = with_shardings(objective.frozen, self._frozen_shardings)
         jitted = jax.jit(
             step,
             static_argnums=0,

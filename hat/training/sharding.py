@@ -159,6 +159,15 @@ def param_shardings(mesh: AnyMesh, logical_axes: Tree, abstract_params: Tree) ->
     return shardings
 
 
+def with_shardings(abstract: Tree, shardings: Tree) -> Tree:
+    """Shapes and dtypes as they are, each with its sharding."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        abstract,
+        shardings,
+    )
+
+
 def unsharded_leaves(shardings: Tree, abstract: Tree, min_bytes: int = LARGE_BYTES) -> list[str]:
     """Leaves above `min_bytes` that lie whole on every device of a mesh that could split them.
 
