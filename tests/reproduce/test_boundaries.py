@@ -67,7 +67,7 @@ def test_bad_input(tmp_path, capsys):
     assert cli.main(["reproduce", "boundaries", "--kinds", "wrods", *out]) == 2
     assert "choose from words" in capsys.readouterr().err
     assert cli.main(["reproduce", "boundaries", "--text", "x.txt", *out]) == 2
-    assert "NAME=PATH" in capsys.readouterr().err
+    assert "NAME=SOURCE" in capsys.readouterr().err
     with pytest.raises(UserError, match="has 900 bytes: give one of 4,500"):
         boundaries.documents_of("few", b"x" * 900, SMOKE, 0)
 
