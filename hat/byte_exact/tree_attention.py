@@ -16,8 +16,8 @@ import numpy as np
 
 from hat.inference.engine import Engine
 from hat.inference.llama_rows import llama_rows
-from hat.inference.memory import Memory, empty_memory, grow_memory
-from hat.models.attention.plain import NEGATIVE, masked_attention
+from hat.inference.memory import Memory, attend_held, empty_memory, grow_memory
+from hat.models.attention.plain import masked_attention
 from hat.models.llama import LlamaModel
 from hat.models.model import Params
 from hat.text.tokenizers import Tokenizer
@@ -201,22 +201,8 @@ def _extend(model, leaves, memory, tokens, depths, slots, visible):
 
     def place(q, k, v, held):
         held = Memory(put(held.keys, k), put(held.values, v))
-        return _attend(q, held, visible, softcap), held
+        return attend_held(q, held, visible, softcap), held
 
     x, memory = model.run(params, tokens, memory, depths, place)
     return memory, jax.nn.log_softmax(model.logits(params, x))
 
-
-def _attend(q, held: Memory, visible, softcap) -> jax.Array:
-    """Attention of q [B, C, H, K] over memory as it lies, visible bool [B, C, S]."""
-    batch, count, heads, size = q.shape
-    groups = held.keys.shape[1]
-    q = q.reshape(batch, count, groups, heads // groups, size)
-    scores = jnp.einsum("bcgrk,bgsk->bgrcs", q, held.keys, preferred_element_type=jnp.float32)
-    scores = scores / jnp.sqrt(jnp.float32(size))
-    if softcap is not None:
-        scores = softcap * jnp.tanh(scores / softcap)
-    scores = jnp.where(visible[:, None, None], scores, NEGATIVE)
-    weights = jax.nn.softmax(scores, axis=-1).astype(held.values.dtype)
-    out = jnp.einsum("bgrcs,bgsk->bcgrk", weights, held.values)
-    return out.reshape(batch, count, heads, size)

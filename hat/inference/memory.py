@@ -108,7 +108,7 @@ def ring_step(clock, position, softcap=None) -> Place:
     def place(q, k, v, memory):
         memory = ring_write(memory, k, v, clock)
         visible = ages(memory.size, clock) <= position[:, None]
-        return attend_one(q, memory, visible, softcap), memory
+        return attend_held(q, memory, visible[:, None], softcap), memory
 
     return place
 
@@ -132,7 +132,7 @@ def buffer_step(rows, position, window=None, softcap=None) -> Place:
         mine = memory
         if len(rows) < len(memory.keys):
             mine = Memory(*(x.at[rows].get(mode="clip") for x in memory))
-        return attend_one(q, mine, visible, softcap), memory
+        return attend_held(q, mine, visible[:, None], softcap), memory
 
     return place
 
@@ -179,19 +179,19 @@ def buffer_chunk(start, window=None, softcap=None) -> Place:
     return place
 
 
-def attend_one(q, memory: Memory, visible, softcap=None) -> jax.Array:
-    """One query a row over its memory: q [B, 1, H, K], visible bool [B, S] -> [B, 1, H, K]."""
-    batch, _, heads, head_size = q.shape
+def attend_held(q, memory: Memory, visible, softcap=None) -> jax.Array:
+    """Attention over memory as it lies: q [B, T, H, K], visible bool [B, T, S] -> [B, T, H, K]."""
+    batch, length, heads, head_size = q.shape
     groups = memory.keys.shape[1]
-    q = q.reshape(batch, groups, heads // groups, head_size)
-    scores = jnp.einsum("bgrk,bgsk->bgrs", q, memory.keys, preferred_element_type=jnp.float32)
+    q = q.reshape(batch, length, groups, heads // groups, head_size)
+    scores = jnp.einsum("btgrk,bgsk->bgrts", q, memory.keys, preferred_element_type=jnp.float32)
     scores = scores / jnp.sqrt(jnp.float32(head_size))
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(visible[:, None, None], scores, NEGATIVE)
     weights = jax.nn.softmax(scores, axis=-1).astype(memory.values.dtype)
-    out = jnp.einsum("bgrs,bgsk->bgrk", weights, memory.values)
-    return out.reshape(batch, 1, heads, head_size)
+    out = jnp.einsum("bgrts,bgsk->btgrk", weights, memory.values)
+    return out.reshape(batch, length, heads, head_size)
 
 
 def run_layers(
