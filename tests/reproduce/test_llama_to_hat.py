@@ -33,8 +33,9 @@ def test_it_runs_and_does_not_repeat_itself(tmp_path, monkeypatch, capsys):
     result = json.loads(capsys.readouterr().out)
     assert set(result["bits_per_byte"]) == set(llama_to_hat.ARMS)
     assert all(0 < bits < 9 for bits in result["bits_per_byte"].values())
-    ends = {curve[-1][0] for curve in result["curves"].values()}
-    assert len(ends) == 1 and ends.pop() > 15_000  # equal bytes
+    ends = {arm: curve[-1][0] for arm, curve in result["curves"].items()}
+    assert ends["random"] == ends["published"] == ends["staged"] > 15_000  # equal bytes
+    assert ends["half"] == pytest.approx(ends["staged"] / 2, rel=0.05)
     # The training loop and the scorer score the same held-out bytes, packed otherwise.
     for arm, curve in result["curves"].items():
         assert curve[-1][1] == pytest.approx(result["bits_per_byte"][arm], rel=0.02)
@@ -43,7 +44,8 @@ def test_it_runs_and_does_not_repeat_itself(tmp_path, monkeypatch, capsys):
     # The arms begin with what their names say: blocks of the teacher, or none.
     inits = {arm: json.loads((tmp_path / "out" / arm / "config.json").read_text())["init"]
              for arm in llama_to_hat.ARMS}
-    assert inits["random"] is None and inits["published"] == inits["staged"] is not None
+    assert inits["random"] is None
+    assert inits["published"] == inits["staged"] == inits["half"] is not None
 
     def refuse(*args):
         raise AssertionError("trained again")
