@@ -106,6 +106,25 @@ class LearnedHatConfig(HatConfig):
         return LearnedHatModel(self)
 
 
+class Latest(NamedTuple):
+    """What boundaries need of the byte before the first, of B rows. id: int [B], EOT for none;
+    group: int [B], its predictor; x: [B, d], its encoder activations."""
+
+    id: jax.Array
+    group: jax.Array
+    x: jax.Array
+
+
+def nothing_read(rows: int, size: int, dtype) -> Latest:
+    """Of rows that begin."""
+    return Latest(jnp.full(rows, EOT), jnp.zeros(rows, int), jnp.zeros((rows, size), dtype))
+
+
+def after(first: jax.Array, x: jax.Array) -> jax.Array:
+    """x [B, T, ...] one place later, behind `first` [B, ...]."""
+    return jnp.concatenate([first[:, None], x[:, :-1]], axis=1)
+
+
 class Drawn(NamedTuple):
     """Words drawn in rows of T bytes, at most N. starts: bool [B, T]; may: bool [B, T], whether the
     predictor decides there; chance: float32 [B, T], of a start; groups: int [B, T], the predictor.
@@ -121,7 +140,7 @@ class Drawn(NamedTuple):
     dropped: jax.Array
 
 
-def groups_of(ids: jax.Array, scripts: tuple[str, ...]) -> jax.Array:
+def groups_of(ids: jax.Array, scripts: tuple[str, ...], latest: Latest) -> jax.Array:
     """The place of every byte's script among `scripts`, from 1; 0 for all others. int [B, T].
 
     The script of a character is known from its first byte, or where that does not tell from its
@@ -131,7 +150,7 @@ def groups_of(ids: jax.Array, scripts: tuple[str, ...]) -> jax.Array:
         return jnp.zeros_like(ids)
     blocks = [(*block, n) for n, name in enumerate(scripts, 1) for block in SCRIPTS[name]]
     first, last, numbers = np.array(blocks).T
-    before = jnp.pad(ids, [(0, 0), (1, 0)])[:, :-1]
+    before = after(latest.id, ids)
     ascii_, two = ids < 0x80, (ids >= 0xC2) & (ids < 0xE0)
     follows = (ids >= 0x80) & (ids < 0xC0)
     three = follows & (before >= 0xE0) & (before < 0xF0)
@@ -150,13 +169,14 @@ def groups_of(ids: jax.Array, scripts: tuple[str, ...]) -> jax.Array:
     group = jnp.max(inside * numbers, axis=-1)
     # Carried on from the latest byte that told, or from BOS, which tells of none.
     told = jnp.where((point >= 0) | (ids >= NUM_BYTES), jnp.arange(ids.shape[1]), -1)
-    latest = jax.lax.cummax(told, axis=1)
-    carried = jnp.take_along_axis(group, jnp.maximum(latest, 0), axis=1)
-    return jnp.where(latest >= 0, carried, 0)
+    told = jax.lax.cummax(told, axis=1)
+    carried = jnp.take_along_axis(group, jnp.maximum(told, 0), axis=1)
+    return jnp.where(told >= 0, carried, latest.group[:, None])
 
 
 class Predictor(nnx.Module):
-    """Encoder activations [B, T, d] -> chances of a start [B, T], float32; byte-causal."""
+    """Ids int [B, T] and their encoder activations [B, T, d] -> chances of a start [B, T], float32,
+    and the predictor of each byte, int [B, T]; byte-causal."""
 
     def __init__(self, config: LearnedHatConfig, rngs):
         size, kind = config.encoder.hidden_size, config.boundaries
@@ -170,9 +190,13 @@ class Predictor(nnx.Module):
             draw = jax.random.normal(rngs.params(), (count, kind.mlp_size)) * kind.mlp_size**-0.5
             self.outer = nnx.Param(draw, logical=(None, None))
 
-    def __call__(self, x: jax.Array, groups: jax.Array) -> jax.Array:
+    def __call__(self, ids, x: jax.Array, latest: Latest) -> tuple[jax.Array, jax.Array]:
+        groups = groups_of(ids, tuple(name for name, _ in self.kind.scripts), latest)
+        return self.chances(x, groups, latest), groups
+
+    def chances(self, x: jax.Array, groups: jax.Array, latest: Latest) -> jax.Array:
         if self.kind.predictor == "cosine":
-            q, k = self.q(x), jnp.pad(self.k(x), [(0, 0), (1, 0), (0, 0)])[:, :-1]
+            q, k = self.q(x), self.k(after(latest.x, x))
             q, k = (y.astype(jnp.float32) for y in (q, k))
             dots = jnp.sum(q * k, axis=-1)
             lengths = jnp.sum(q * q, axis=-1) * jnp.sum(k * k, axis=-1)
@@ -193,31 +217,49 @@ class LearnedHat(Hat):
 
     def draw_and_write(self, batch: Batch) -> tuple[jax.Array, Drawn]:
         """Logits float32 [B, T, ids], and the words."""
-        position = batch["position"]
-        x = self.encoder(batch["bytes"], batch["segment"], position)
-        kind = self.config.boundaries
-        groups = groups_of(batch["bytes"], tuple(name for name, _ in kind.scripts))
-        drawn = draw(batch, self.boundaries(x, groups), groups, kind.max_word_bytes)
+        ids, position = batch["bytes"], batch["position"]
+        x = self.encoder(ids, batch["segment"], position)
+        chance, groups = self.boundaries(ids, x, nothing_read(len(ids), x.shape[-1], x.dtype))
+        drawn = draw(batch, chance, groups, self.config.boundaries.max_word_bytes)
         batch = drawn.batch
         words = self.connector(x, position, batch["word"], batch["word_position"])
         words = self.backbone(words, batch["word_segment"], batch["word_position"])
         return self.write(batch, x, smoothed(words, drawn.keep)), drawn
 
 
+class Starts(NamedTuple):
+    """Where words start among ids int [B, T]. starts: bool [B, T]; may: bool [B, T], whether the
+    predictor decides there; keep: float32 [B, T], at a start: how much of its own output is in the
+    guide of the word before."""
+
+    starts: jax.Array
+    may: jax.Array
+    keep: jax.Array
+
+
+def find_starts(ids, before, real, chance, index, begin, longest: int) -> Starts:
+    """The rule by which bytes start words.
+
+    before: int [B], the id before the first, EOT for none. real: bool [B, T]. chance: float32
+    [B, T]. index: int [B, T], which rises by 1; begin: int [B], that of the open word's first byte,
+    or of the next byte. longest: bytes of a word.
+    """
+    special = ids >= NUM_BYTES  # BOS and EOT are words by themselves
+    forced = special | (after(before, ids) >= NUM_BYTES)
+    may = real & ~forced & ((ids & 0xC0) != 0x80)  # never inside a character
+    starts = real & (forced | (may & (chance > 0.5)))
+    since = index - jax.lax.cummax(jnp.where(starts, index, begin[:, None]), axis=1)
+    cut = real & ~starts & (since % longest == 0) & (since > 0)
+    return Starts(starts | cut, may, jnp.where(may & ~cut, chance, 1.0))
+
+
 def draw(batch: Batch, chance: jax.Array, groups: jax.Array, longest: int) -> Drawn:
     """The words of rows whose bytes start one with `chance` float32 [B, T]."""
     ids, segment, position = batch["bytes"], batch["segment"], batch["position"]
-    rows, length = ids.shape
-    num_words = batch["word_segment"].shape[1]
-    real, index = segment > 0, jnp.arange(length)
-    before = jnp.pad(ids, [(0, 0), (1, 0)], constant_values=EOT)[:, :-1]
-    special = ids >= NUM_BYTES  # BOS and EOT are words by themselves
-    forced = special | (before >= NUM_BYTES) | (position == 0)
-    may = real & ~forced & ((ids & 0xC0) != 0x80)  # never inside a character
-    starts = real & (forced | (may & (chance > 0.5)))
-    since = index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
-    cut = real & ~starts & (since % longest == 0) & (since > 0)
-    starts = starts | cut
+    rows, num_words = batch["word_segment"].shape
+    real, index = segment > 0, jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    before, begin = jnp.full(rows, EOT), jnp.zeros(rows, int)
+    starts, may, keep = find_starts(ids, before, real, chance, index, begin, longest)
     number = jnp.cumsum(starts, axis=1) - 1
     fits = real & (number < num_words)
     word = jnp.where(fits, number, num_words)
@@ -234,10 +276,10 @@ def draw(batch: Batch, chance: jax.Array, groups: jax.Array, longest: int) -> Dr
     opening = jax.lax.cummax(jnp.where(position == 0, number, 0), axis=1)  # the document's first
     word_segment = told(segment, 0)[:, :num_words]
     word_position = told(number - opening, 0)[:, :num_words]
-    complete = jnp.minimum(jnp.where(special, number, number - 1), num_words - 1)
+    complete = jnp.minimum(jnp.where(ids >= NUM_BYTES, number, number - 1), num_words - 1)
     own = jnp.take_along_axis(word_segment, jnp.maximum(complete, 0), axis=1) == segment
     guide = jnp.where(real & own & (complete >= 0), complete, -1)
-    keep = told(jnp.where(may & ~cut, chance, 1.0), 1.0)[:, 1:]
+    keep = told(keep, 1.0)[:, 1:]  # of a word with the start after it
     words = dict(word=word, guide=guide, word_segment=word_segment, word_position=word_position)
     dropped = jnp.sum(starts & (number >= num_words), dtype=jnp.float32)
     return Drawn(starts, may, chance, groups, {**batch, **words}, keep, dropped)
