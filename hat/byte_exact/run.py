@@ -10,6 +10,7 @@ from hat.byte_exact.model import ByteModel
 from hat.byte_exact.tokenized import BEAM, TokenizedModel
 from hat.errors import UserError
 from hat.inference.run import Run, load_run
+from hat.inference.scoring import room_for_words
 from hat.models.hat import HatModel
 from hat.models.hat_2025 import Hat2025Model
 
@@ -22,9 +23,8 @@ def load_byte_model(path: Path, law: Law = "canonical", beam: int | None = BEAM)
 def byte_model(run: Run, law: Law = "canonical", beam: int | None = BEAM) -> ByteModel:
     data = run.experiment.data
     if isinstance(run.model, HatModel):
-        return HatByteModel(
-            run.model, run.params, run.splitter, data.row_length, data.row_words
-        )
+        words = room_for_words(run.model, data.row_length, data.row_words)
+        return HatByteModel(run.model, run.params, run.splitter, data.row_length, words)
     if isinstance(run.model, Hat2025Model):
         raise UserError(
             f"{run.experiment.name} is a HAT of 2025, which writes the ends of words beside bytes: "

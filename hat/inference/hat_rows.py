@@ -34,6 +34,7 @@ from hat.inference.memory import (
     stack_memory,
 )
 from hat.inference.parts import Parts
+from hat.inference.pooling import pool_chunk, pool_rows
 from hat.inference.word_ends import (
     MOST_ENDS,
     NO_END,
@@ -44,13 +45,9 @@ from hat.inference.word_ends import (
     read_words,
     row_state,
 )
-from hat.models.attention.plain import masked_attention
-from hat.models.connector import segment_softmax_pool
 from hat.models.hat import Hat, HatModel
-from hat.models.hat_learned import LearnedHatModel
 from hat.models.model import Params
-from hat.text.entropy import EntropyState
-from hat.text.split_tables import MAX_ROOM, SplitState
+from hat.text.split_tables import MAX_ROOM
 from hat.text.splitters import BYTE_CAUSAL, Splitter
 
 CHUNKS = (64, 512)  # bytes of a prompt that are read at once; half as many words
@@ -58,14 +55,15 @@ CHUNKS = (64, 512)  # bytes of a prompt that are read at once; half as many word
 
 class HatState(NamedTuple):
     """Of B rows, int32 [B]: the position of the latest id, how many words are complete, where the
-    first that is not begins, and where the splitter is. guides: [B, d] for every decoder layer,
-    what it adds to the bytes after the last complete word. connector: of the latest bytes, as many
-    as the longest incomplete word has. Then the memories of the stacks, layer by layer."""
+    first that is not begins, and where the splitter, or what finds the words, is. guides: [B, d]
+    for every decoder layer, what it adds to the bytes after the last complete word. connector: of
+    the latest bytes, as many as the longest incomplete word has. Then the memories of the stacks,
+    layer by layer."""
 
     position: jax.Array
     words: jax.Array
     begin: jax.Array
-    split: SplitState | EntropyState
+    split: Any
     guides: tuple[jax.Array, ...]
     encoder: tuple[Memory, ...]
     connector: Memory
@@ -74,21 +72,23 @@ class HatState(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """T ids of a prompt, and N = T / 2 words at most.
+    """T ids of a prompt, and N = T / 2 words at most (T, where the model finds them).
 
     ids int [1, T]; start: position of the first; count: how many are real. word int [1, R + T]: of
     the ring's bytes and of the chunk's, 1 to N if the chunk completes it, 0 if it was complete
     before, N + 1 if it is not. guide int [1, T]: words of the chunk complete after every id.
-    before, words: how many were complete, and how many the chunk completes.
+    before, words: how many were complete, and how many the chunk completes. keep: float32 [1, N],
+    how much of its own output is in the guide of a word, where the model finds the words.
     """
 
     ids: Any
     start: Any
     count: Any
-    word: Any
-    guide: Any
-    before: Any
-    words: Any
+    word: Any = None
+    guide: Any = None
+    before: Any = None
+    words: Any = None
+    keep: Any = None
 
 
 _BYTE_STACKS = ("encoder", "decoder")
@@ -101,11 +101,6 @@ class HatRows:
 
     def __init__(self, model: HatModel):
         config = model.config
-        if isinstance(model, LearnedHatModel):
-            raise UserError(
-                "a HAT that draws its own words is trained and scored here; generation is not there "
-                "yet"
-            )
         if config.guide != "earliest":
             raise UserError(
                 f'the model\'s guide is "{config.guide}", which looks ahead inside a character; '
@@ -113,7 +108,7 @@ class HatRows:
             )
         self._config = config
         self._bytes_grow = not all(getattr(config, name).window for name in _BYTE_STACKS)
-        self._parts = Parts(model, _take_apart)
+        self._parts = Parts(model, take_apart)
 
     def prepare(self, params: Params, splitter: Splitter) -> dict[str, Any]:
         """The parameters as `chunk` and `step` take them, with the splitter's tables."""
@@ -131,15 +126,18 @@ class HatRows:
 
     def empty(self, params: dict[str, Any], rows: int) -> HatState:
         """Rows that have read nothing."""
-        config, dtype = self._config, jnp.dtype(self._config.dtype)
         longest = int(params["tables"].max_word_bytes) + MAX_ROOM  # pending bytes, and this one
+        return self._empty(rows, longest, empty_states(params["tables"], rows))
+
+    def _empty(self, rows: int, longest: int, split: Any) -> HatState:
+        config, dtype = self._config, jnp.dtype(self._config.dtype)
         heads = config.connector.num_heads
         numbers = np.zeros(rows, np.int32)
         return HatState(
             position=numbers - 1,
             words=numbers,
             begin=numbers,
-            split=empty_states(params["tables"], rows),
+            split=split,
             guides=(jnp.zeros((rows, config.decoder.hidden_size), dtype),)
             * config.decoder.num_layers,
             encoder=stack_memory(config.encoder, rows, dtype, ring=bool(config.encoder.window)),
@@ -176,16 +174,10 @@ class HatRows:
 
     slots_per_step = MOST_ENDS  # at most
     chunks = CHUNKS
+    _bytes_per_word = 2  # in a chunk, at least
 
     def read_chunk(
-        self,
-        params: dict[str, Any],
-        state: HatState,
-        prompt: Prompt,
-        first: int,
-        most: int,
-        *,
-        scores: bool = False,
+        self, params, state: HatState, prompt: Prompt, first: int, most: int, *, scores: bool = False
     ) -> tuple[HatState, jax.Array, int]:
         """Reads ids of the prompt from `first` on, at most `most`, into a row at clock 0.
 
@@ -224,7 +216,7 @@ class HatRows:
             before=np.int32(before),
             words=np.int32(words),
         )  # fmt: skip
-        return *_read_chunk(self, params, state, inputs, scores), last
+        return *read_chunk(self, params, state, inputs, scores), last
 
     def at_end(self, state: HatState, prompt: Prompt) -> HatState:
         """A row that has read the whole prompt, ready to `step`."""
@@ -250,13 +242,18 @@ class HatRows:
             part("encoder"), part("embedding")(inputs.ids), state.encoder, position,
             config.encoder, place(config.encoder),
         )  # fmt: skip
-        words, connector = self._pool_chunk(part("connector"), x, state.connector, inputs)
-        num_words = words.shape[1]
+        state, inputs = self._find_words(part, state, x, inputs)
+        num_words = length // self._bytes_per_word
+        words, connector = pool_chunk(
+            part("connector"), x, state.connector, inputs.start, inputs.count, inputs.word,
+            inputs.before, num_words,
+        )  # fmt: skip
         words, backbone = run_layers(
             part("backbone"), words, state.backbone, (inputs.before + jnp.arange(num_words))[None],
             config.backbone,
             buffer_chunk(inputs.before, config.backbone.window, config.backbone.logit_softcap),
         )  # fmt: skip
+        split, words = self._smooth_chunk(state.split, words, inputs)
         tables = [
             jnp.concatenate([held[:, None], layer.guides(words)], axis=1)
             for held, layer in zip(state.guides, part("decoder"))
@@ -271,7 +268,7 @@ class HatRows:
             position=inputs.start[None] + inputs.count - 1,
             words=inputs.before[None] + inputs.words,
             begin=state.begin,
-            split=state.split,
+            split=split,
             guides=tuple(jnp.take(table, inputs.words, axis=1) for table in tables),
             encoder=encoder,
             connector=connector,
@@ -279,24 +276,6 @@ class HatRows:
             backbone=backbone,
         )
         return state, part("head")(x[None])[0]
-
-    def _pool_chunk(self, connector, x, ring: Memory, inputs: Chunk) -> tuple[jax.Array, Memory]:
-        """Embeddings [1, N, D] of the words that a chunk [1, T, d] completes, and the ring after."""
-        k, v = connector.keys_values(x)
-        k = jnp.concatenate([jnp.swapaxes(ring.keys, 1, 2), k], axis=1)
-        v = jnp.concatenate([jnp.swapaxes(ring.values, 1, 2), v], axis=1)
-        num_words = x.shape[1] // 2
-        position = (inputs.start - ring.size + jnp.arange(k.shape[1]))[None]
-        rotated = connector.rotate_keys(k, position, inputs.before + inputs.word - 1)
-        scores = jnp.einsum(
-            "bthk,hk->bth", rotated, connector.shared_query(), preferred_element_type=jnp.float32
-        ) / jnp.sqrt(jnp.float32(k.shape[-1]))
-        pooled = segment_softmax_pool(scores, v, inputs.word, num_words + 1)[:, 1:]
-
-        def latest(x):
-            return jnp.swapaxes(jax.lax.dynamic_slice_in_dim(x, inputs.count, ring.size, 1), 1, 2)
-
-        return connector.o(pooled.reshape(1, num_words, -1)), Memory(latest(k), latest(v))
 
     def step(
         self, params: dict[str, Any], state: HatState, clock, ids, active, closing: int
@@ -319,14 +298,11 @@ class HatRows:
             config.encoder, place(config.encoder),
         )  # fmt: skip
         k, v = part("connector").keys_values(x)
-        split, ends = next_ends(params["tables"], state.split, position, ids)
-        ends = jnp.where(active[:, None], ends, NO_END)
         state = state._replace(
-            position=position,
-            split=split,
-            encoder=encoder,
-            connector=ring_write(state.connector, k, v, clock),
+            position=position, encoder=encoder, connector=ring_write(state.connector, k, v, clock)
         )
+        state, ends = self._find_ends(params, state, x, ids)
+        ends = jnp.where(active[:, None], ends, NO_END)
         state = self._complete_words(part, state, clock, ends, min(closing, len(ids)))
         x, decoder = run_layers(
             part("decoder"), x, state.decoder, position[:, None], config.decoder,
@@ -339,15 +315,14 @@ class HatRows:
         are none."""
         config, ring = self._config, state.connector
         batch = len(state.begin)
-        age = ages(ring.size, clock)
-        held = state.position[:, None] - age  # the position in every slot, int [B, R]
-        connector, query = part("connector"), part("connector").shared_query()
+        held = state.position[:, None] - ages(ring.size, clock)  # in every slot, int [B, R]
+        query = part("connector").shared_query()
 
         def going(carry):
             return jnp.any(first_end(ends, carry[0]) < NO_END)
 
         def body(carry):
-            begin, words, guides, backbone = carry
+            begin, words, split, guides, backbone = carry
             end = first_end(ends, begin)
             rows = jnp.where(end < NO_END, jnp.arange(batch), batch)
             if together < batch:
@@ -356,29 +331,42 @@ class HatRows:
             def of(x):
                 return x.at[rows].get(mode="clip")
 
-            index, mine = of(words), of(held)
-            inside = (mine >= of(begin)[:, None]) & (mine < of(end)[:, None])
-            pooled = masked_attention(
-                jnp.broadcast_to(query, (len(rows), 1, *query.shape)),
-                connector.rotate_keys(jnp.swapaxes(of(ring.keys), 1, 2), mine, index[:, None]),
-                jnp.swapaxes(of(ring.values), 1, 2),
-                inside[:, None, :],
-            )
+            index = of(words)
+            x = pool_rows(part("connector"), query, ring, rows, held, of(begin), of(end), index)
             x, backbone = run_layers(
-                part("backbone"), connector.o(pooled.reshape(*pooled.shape[:2], -1)), backbone,
-                index[:, None], config.backbone,
+                part("backbone"), x, backbone, index[:, None], config.backbone,
                 buffer_step(rows, index, config.backbone.window, config.backbone.logit_softcap),
             )  # fmt: skip
+            split, x = self._smooth(split, rows, x)
             guides = tuple(
                 held.at[rows].set(layer.guides(x)[:, 0], mode="drop")
                 for held, layer in zip(guides, part("decoder"))
             )
             begin = begin.at[rows].set(of(end), mode="drop")
-            return begin, words.at[rows].add(1, mode="drop"), guides, backbone
+            return begin, words.at[rows].add(1, mode="drop"), split, guides, backbone
 
-        carry = state.begin, state.words, state.guides, state.backbone
-        begin, words, guides, backbone = jax.lax.while_loop(going, body, carry)
-        return state._replace(begin=begin, words=words, guides=guides, backbone=backbone)
+        names = "begin", "words", "split", "guides", "backbone"
+        carry = tuple(getattr(state, name) for name in names)
+        return state._replace(**dict(zip(names, jax.lax.while_loop(going, body, carry))))
+
+    # What a HAT that finds its words itself does otherwise: see `hat.inference.hat_learned_rows`.
+
+    def _find_words(self, part, state: HatState, x, inputs: Chunk) -> tuple[HatState, Chunk]:
+        """The words of a chunk, of its activations [1, T, d]; here the splitter's, told before."""
+        return state, inputs
+
+    def _smooth_chunk(self, split, words, inputs: Chunk) -> tuple[Any, jax.Array]:
+        """What guides bytes, of backbone outputs [1, N, D]; here themselves."""
+        return split, words
+
+    def _find_ends(self, params, state: HatState, x, ids) -> tuple[HatState, jax.Array]:
+        """The ends, int [B, E], of words that a byte a row may have completed (see `next_ends`)."""
+        split, ends = next_ends(params["tables"], state.split, state.position, ids)
+        return state._replace(split=split), ends
+
+    def _smooth(self, split, rows, words) -> tuple[Any, jax.Array]:
+        """As `_smooth_chunk`, of one output [C, 1, D] of the rows int [C], B for none."""
+        return split, words
 
 
 @functools.lru_cache(maxsize=8)
@@ -386,7 +374,8 @@ def hat_rows(model: HatModel) -> HatRows:
     return HatRows(model)
 
 
-def _take_apart(module: Hat) -> dict[str, Any]:
+def take_apart(module: Hat) -> dict[str, Any]:
+    """For `Parts`."""
     config = module.config
     return {
         "embedding": module.encoder.embedding,
@@ -399,7 +388,7 @@ def _take_apart(module: Hat) -> dict[str, Any]:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _read_chunk(rows: HatRows, params, state: HatState, inputs: Chunk, scores: bool):
+def read_chunk(rows: HatRows, params, state: HatState, inputs: Chunk, scores: bool):
     return rows.chunk(params, state, inputs, scores)
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from hat.inference.generation import generate_with
 from hat.inference.sampling import Sampling
-from hat.models.hat_learned import LearnedHatModel
 from hat.models.hypernetwork import RowPredictorConfig
 from hat.models.model import LanguageModel, Params
 from hat.text.chat import Message
@@ -23,14 +22,13 @@ def sample_texts(
     """The configured prompts (`training.samples`), each with its continuation, or, where a model
     learns from conversations, its answer; bytes that are no UTF-8 are shown as U+FFFD. The random
     numbers are the same every time, so that what changes between two calls is the model. None
-    where words look ahead, nor from models that draw their words, which are not generated from
-    yet."""
+    where words look ahead."""
     if isinstance(experiment.model, RowPredictorConfig):  # it writes rows, not texts
         return []
     config = experiment.training.samples
     rule = corpus.tokenizer or make_splitter(experiment.data.splitter)
     looks_ahead = corpus.tokenizer is None and rule.causality != BYTE_CAUSAL
-    if isinstance(model, LearnedHatModel) or looks_ahead and not model.any_splitter:
+    if looks_ahead and not model.any_splitter:
         return []
     texts = [prompt.encode() for prompt in config.prompts]
     chats = experiment.data.format != "text"

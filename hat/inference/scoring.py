@@ -211,9 +211,14 @@ def make_rows(
     rows ignore `words`. charged: as of WordRows. UserError: a splitter that looks ahead."""
     if isinstance(model, LlamaModel):
         return TokenRows(rule, length, words)
-    if isinstance(model, LearnedHatModel):
-        words = length  # of its own words, of which none is to be dropped
+    words = room_for_words(model, length, words)
     return WordRows(rule, length, words, charged or model.any_splitter)
+
+
+def room_for_words(model: LanguageModel, length: int, words: int) -> int:
+    """Words of a row of `length` ids that had `words` in training: a model that draws its own
+    drops none where a row has room for as many as it has ids."""
+    return length if isinstance(model, LearnedHatModel) else words
 
 
 def _pack_in_order(pieces: Sequence[Row], rows: Rows) -> Iterator[list[Row]]:

@@ -69,15 +69,19 @@ class Connector(nnx.Module):
         """Keys [B, T, H, K] of bytes at int [B, T], in words whose index is word_position."""
         return rotate(keys, rope_table(position - word_position, self.rope))
 
+    def scores(self, keys: jax.Array) -> jax.Array:
+        """float32 [B, T, H] of rotated keys [B, T, H, K] under the shared query."""
+        q = self.shared_query()
+        scores = jnp.einsum("bthk,hk->bth", keys, q, preferred_element_type=jnp.float32)
+        return scores / jnp.sqrt(jnp.float32(keys.shape[-1]))
+
     def __call__(self, x, position, word, word_position) -> jax.Array:
         """x [B, T, d], word int [B, T] (N at padding) -> word embeddings [B, N, D]."""
         num_words = word_position.shape[1]
         inside = jnp.minimum(word, num_words - 1)
         index = jnp.take_along_axis(word_position, inside, axis=1)
         k, v = self.keys_values(x)
-        k, q = self.rotate_keys(k, position, index), self.shared_query()
-        scores = jnp.einsum("bthk,hk->bth", k, q, preferred_element_type=jnp.float32)
-        scores = scores / jnp.sqrt(jnp.float32(k.shape[-1]))
+        scores = self.scores(self.rotate_keys(k, position, index))
         pool = functools.partial(segment_softmax_pool, num_words=num_words)
         pooled = on_own_rows(pool, scores, v, word)
         return keep_rows(self.o(pooled.reshape(*word_position.shape, -1)))

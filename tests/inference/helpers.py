@@ -10,9 +10,9 @@ import numpy as np
 
 from hat import config as configs
 from hat.data.config import DataConfig
-from hat.inference.hat_rows import hat_rows
-from hat.inference.llama_rows import llama_rows
+from hat.inference.kinds import rows_of
 from hat.models.hat import ConnectorConfig, HatConfig
+from hat.models.hat_learned import BoundaryConfig, LearnedHatConfig
 from hat.models.layers import StackConfig
 from hat.models.llama import LlamaConfig
 from hat.text.ids import BOS, EOT, PAD
@@ -40,6 +40,22 @@ def hat_config(**changes) -> HatConfig:
         dtype="float32",
     )
     return HatConfig(**{**defaults, **changes})
+
+
+BOUNDARIES = {
+    "cosine": BoundaryConfig(max_word_bytes=9),
+    "mlp": BoundaryConfig(
+        "mlp", scripts=(("han", 6.0), ("thai", 8.0), ("latin", 5.0)), mlp_size=5, max_word_bytes=9
+    ),
+}
+
+
+def learned_config(boundaries: str) -> LearnedHatConfig:
+    return LearnedHatConfig(**vars(hat_config()), boundaries=BOUNDARIES[boundaries])
+
+
+# Of every kind that is fed a byte at a time: found by a splitter, or by the model.
+WORDS_OF = {"words": hat_config()} | {name: learned_config(name) for name in BOUNDARIES}
 
 
 def llama_config(**changes) -> LlamaConfig:
@@ -207,7 +223,7 @@ class Lockstep:
     """Rows that read an id each, all at the same time, with the programs of the engine."""
 
     def __init__(self, config, rule, rows: int, closing: int = 4):
-        self.kind = (hat_rows if isinstance(config, HatConfig) else llama_rows)(built(config)[0])
+        self.kind = rows_of(built(config)[0])
         self.params = self.kind.prepare(built(config)[1], rule)
         self.rule, self.rows, self.closing = rule, rows, closing
 

@@ -238,8 +238,8 @@ def test_a_hat_learns_where_words_end(tmp_path):
     scored.write_bytes((tmp_path / "text.txt").read_bytes()[-result["heldout_bytes"] :])
     bits = bits_per_byte(run, [scored])["bits_per_byte"]
     assert bits == pytest.approx(result["heldout_bits_per_byte"], rel=0.1)
-    with pytest.raises(UserError, match="generation is not there yet"):
-        generate(run, [b"def "], num_bytes=3)
+    (made,) = generate(run, [b"def "], num_bytes=3)
+    assert made.stopped or len(made.text) == 3
 
 
 def test_the_loss_is_of_the_model(tmp_path):
