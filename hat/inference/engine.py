@@ -89,6 +89,11 @@ class Engine:
         return self._kind.chunks
 
     @property
+    def scores(self) -> bool:
+        """Whether the ids of prompts are scored where requests ask for it."""
+        return self._kind.scores
+
+    @property
     def active(self) -> list[Continuation]:
         """The continuations that have a row."""
         return [row for row in self._places if row is not None]
@@ -106,6 +111,11 @@ class Engine:
         check_ids(request.ids, self.tokenizer, self._num_ids)
         if request.check is not None and not self._kind.goes_back:
             raise ValueError("no row goes back here, so that none can be checked")
+        if request.scores and not self.scores:
+            raise UserError(
+                "a HAT of 2025 gives no scores of prompts, as it writes the ends of words beside "
+                "bytes; use hat score, or leave echo out"
+            )
         words = self._kind.slots_of(self._kind.read(self._rule, np.asarray(request.ids, np.int32)))
         if words + self._kind.slots_per_step > self._max_words:
             raise UserError(

@@ -53,6 +53,7 @@ class Hat2025Rows:
     slots_per_step = 1
     chunks = CHUNKS
     goes_back = False  # see hat.inference.checked
+    scores = False  # of a byte behind [W], the nats are in part those of [W]
 
     def __init__(self, model: Hat2025Model):
         self._config = model.config
@@ -114,8 +115,7 @@ class Hat2025Rows:
     def read_chunk(
         self, params, state: State, prompt: Prompt, first: int, most: int, *, scores: bool = False
     ) -> tuple[State, jax.Array, int]:
-        if scores:
-            raise UserError("the HAT of 2025 does not score prompts; use hat evaluate or hat score")
+        assert not scores
         ids, last = [], first
         while last < min(first + most, len(prompt.ids)):
             if len(ids) + len(prompt.written[last]) > CHUNKS[-1]:

@@ -98,6 +98,7 @@ class HatRows:
     """What `hat.inference.engine` asks of a HAT. Holds no arrays, so that programs are shared."""
 
     goes_back = False  # see hat.inference.checked
+    scores = True  # of prompts
 
     def __init__(self, model: HatModel):
         config = model.config

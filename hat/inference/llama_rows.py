@@ -44,6 +44,7 @@ class LlamaRows:
     """What `hat.inference.engine` asks of a Llama; see `hat_rows.HatRows`."""
 
     slots_per_step = 1
+    scores = True
     chunks = CHUNKS
 
     def __init__(self, model: LlamaModel, rings: bool):

@@ -16,7 +16,7 @@ def warm_up(engine: Engine, say: Callable[[str], None] = lambda text: None) -> N
     bos, letter = engine.tokenizer.bos, int(engine.tokenizer.encode(b"a")[0])
     for size in engine.chunks:
         say(f"compiling prompts of {size} tokens")
-        for scores in (False, True):
+        for scores in (False, True) if engine.scores else (False,):
             engine.submit(Request([bos] + [letter] * (size - 1), 0, scores=scores))
             engine.run()
     for size in engine.sizes:

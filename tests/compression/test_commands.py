@@ -15,19 +15,20 @@ from hat.compression import codec
 from hat.text.tokenizers import train_bpe
 from tests.compression.models import CONFIG, CONTEXT, tokenizer
 from tests.compression.toy import HELDOUT, TEXT
-from tests.inference.helpers import hat_config, llama_config, write_run
+from tests.inference.helpers import hat_config, learned_config, llama_config, write_run
 
 DATA = HELDOUT[:260] + bytes(range(256))[::7]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """m1, other, hat and bpe: runs; table: of another model; table12: of m1; text."""
+    """m1, other, hat, learned and bpe: runs; table: of another model; table12: of m1; text."""
     folder = tmp_path_factory.mktemp("compression")
     m1 = dict(tokenizer="bytes", row_length=CONTEXT + 1)
     write_run(folder / "m1", CONFIG, **m1)
     write_run(folder / "other", llama_config(), **m1)
     write_run(folder / "hat", hat_config(), splitter="words", row_length=64, row_words=32)
+    write_run(folder / "learned", learned_config("cosine"), splitter="words", row_length=64)
     write_run(folder / "bpe", llama_config(num_tokens=300), tokenizer="bpe:300", row_length=48)
     train_bpe([TEXT[:20_000]], 300).save(folder / "bpe")
     for name, bits in (("table", 16), ("table9", 9)):
@@ -106,7 +107,7 @@ def test_a_table_trains_a_model_as_any_tokenizer_does(here, capsys):
 
 
 @pytest.mark.parametrize("model, more", [
-    ("m1", []), ("m1", ["--portable"]), ("hat", []), ("bpe", []),
+    ("m1", []), ("m1", ["--portable"]), ("hat", []), ("learned", []), ("bpe", []),
 ])  # fmt: skip
 def test_compress_and_decompress(here, capsys, model, more):
     if model == "bpe":

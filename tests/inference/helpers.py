@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 
@@ -12,6 +13,7 @@ from hat import config as configs
 from hat.data.config import DataConfig
 from hat.inference.kinds import rows_of
 from hat.models.hat import ConnectorConfig, HatConfig
+from hat.models.hat_2025 import Hat2025Config
 from hat.models.hat_learned import BoundaryConfig, LearnedHatConfig
 from hat.models.layers import StackConfig
 from hat.models.llama import LlamaConfig
@@ -52,6 +54,14 @@ BOUNDARIES = {
 
 def learned_config(boundaries: str) -> LearnedHatConfig:
     return LearnedHatConfig(**vars(hat_config()), boundaries=BOUNDARIES[boundaries])
+
+
+def hat_2025_config() -> Hat2025Config:
+    hat = hat_config()
+    byte_stack = dataclasses.replace(hat.encoder, window=None)
+    return Hat2025Config(
+        byte_stack, hat.backbone, byte_stack, word_bytes=70, embedding_std=1.0, dtype="float32"
+    )
 
 
 # Of every kind that is fed a byte at a time: found by a splitter, or by the model.

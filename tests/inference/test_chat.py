@@ -19,7 +19,7 @@ from hat.text.chat import ASSISTANT, Message
 from hat.text.rows import Packer, expand_tokens, expand_words
 from hat.text.splitters import make_splitter
 from hat.text.tokenizers import ByteTokenizer
-from tests.inference.helpers import built, hat_config, llama_config
+from tests.inference.helpers import WORDS_OF, built, hat_config, llama_config
 
 LENGTH = 300  # a conversation has 294 ids
 MESSAGES = [
@@ -47,6 +47,8 @@ CASES = {
     "whitespace": (hat_config(), Cutter("whitespace", splitter=make_splitter("whitespace"))),
     "words": (hat_config(), Cutter("words", splitter=make_splitter("words"))),
     "bytes": (llama_config(), Cutter("bytes", tokenizer=ByteTokenizer())),
+    "cosine": (WORDS_OF["cosine"], Cutter("words", splitter=make_splitter("words"))),
+    "mlp": (WORDS_OF["mlp"], Cutter("words", splitter=make_splitter("words"))),
 }
 
 
@@ -75,7 +77,7 @@ def test_the_masked_loss_is_that_of_scoring_the_answers_alone(name):
     assert nats[~learned].sum() > 1  # there was something to leave out
 
 
-@pytest.mark.parametrize("name", ["words", "bytes"])
+@pytest.mark.parametrize("name", ["words", "bytes", "cosine"])
 def test_a_conversation_equals_its_turns_asked_anew(name):
     """Greedy: the second answer with the caches of the first turn, and with all of it read again."""
     config, cutter = CASES[name]

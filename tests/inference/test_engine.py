@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -21,7 +22,15 @@ from hat.serving.warm_up import warm_up
 from hat.text.ids import BOS, EOT, PAD
 from hat.text.splitters import make_splitter
 from hat.text.tokenizers import ByteTokenizer
-from tests.inference.helpers import built, hat_batch, hat_config, llama_config, whole_nats
+from tests.inference.helpers import (
+    WORDS_OF,
+    built,
+    hat_2025_config,
+    hat_batch,
+    hat_config,
+    llama_config,
+    whole_nats,
+)
 
 WORDS = make_splitter("words")
 ROWS = 4
@@ -33,14 +42,23 @@ RAGGED = [  # 16 prompts
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+KINDS = {name: (config, WORDS) for name, config in WORDS_OF.items()}
+KINDS |= {
+    "hat-2025": (hat_2025_config(), make_splitter("words:70")),
+    "llama": (llama_config(), ByteTokenizer()),
+}
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@functools.cache
+def engine_of(kind: str, rows: int = ROWS, prefixes: int = 32) -> Engine:
+    config, rule = KINDS[kind]
+    return Engine(*built(config), rule, max_rows=rows, prefixes=prefixes)
+
+
+@pytest.fixture
 def engine():
-    return Engine(*built(hat_config()), WORDS, max_rows=ROWS)
-
-
-@pytest.fixture(scope="module")
-def one_row():
-    return Engine(*built(hat_config()), WORDS, max_rows=1, prefixes=0)
+    return engine_of("words")
 
 
 def texts(engine, prompts, num_bytes=20, sampling=SAMPLING, **options):
@@ -48,10 +66,10 @@ def texts(engine, prompts, num_bytes=20, sampling=SAMPLING, **options):
     return [result.text for result in results]
 
 
-@pytest.fixture(scope="module")
-def alone(one_row):
+@functools.cache
+def alone(kind: str) -> list[bytes]:
     """Every prompt continued by itself. Its number decides its random numbers."""
-    made = []
+    one_row, made = engine_of(kind, 1, prefixes=0), []
     for number, prompt in enumerate(RAGGED):
         ids = read_ids(one_row.tokenizer, prompt)
         made.append(one_row.submit(Request(ids, 20, SAMPLING, prompt=number)))
@@ -59,13 +77,15 @@ def alone(one_row):
     return [bytes(one.text) for one in made]
 
 
-def test_sixteen_ragged_prompts_are_as_sixteen_single_runs(engine, alone):
-    assert texts(engine, RAGGED) == alone
+@each_kind
+def test_sixteen_ragged_prompts_are_as_sixteen_single_runs(kind):
+    assert texts(engine_of(kind), RAGGED) == alone(kind)
 
 
-def test_rows_that_come_and_go_do_not_change_others(engine, alone):
+@each_kind
+def test_rows_that_come_and_go_do_not_change_others(kind):
     """Requests arrive between bursts, some leave early; the rest is as if alone."""
-    made = []
+    engine, made = engine_of(kind), []
     for number, prompt in enumerate(RAGGED):
         ids = read_ids(engine.tokenizer, prompt)
         made.append(engine.submit(Request(ids, 20, SAMPLING, prompt=number)))
@@ -73,7 +93,7 @@ def test_rows_that_come_and_go_do_not_change_others(engine, alone):
         engine.step()
         engine.cancel(guest)
     engine.run()
-    assert [bytes(one.text) for one in made] == alone
+    assert [bytes(one.text) for one in made] == alone(kind)
     assert guest.finish == "cancelled" and not engine.active
 
 
@@ -103,14 +123,16 @@ def test_with_memory_or_without_the_text_is_the_same(engine, rule):
     assert texts(engine, [prompt], size, sampling) == [text]
 
 
-def test_log_probabilities_are_those_of_teacher_forcing(engine):
+@pytest.mark.parametrize("kind", WORDS_OF)
+def test_log_probabilities_are_those_of_teacher_forcing(kind):
+    engine = engine_of(kind)
     made = [
         engine.submit(Request(read_ids(engine.tokenizer, prompt), 20, SAMPLING, tops=True))
         for prompt in RAGGED[:6]
     ]
     engine.run()
     everything = [prompt + bytes(one.text) for prompt, one in zip(RAGGED, made)]
-    nats = np.asarray(whole_nats(*built(hat_config()), hat_batch(everything, WORDS, 64)))
+    nats = np.asarray(whole_nats(*built(WORDS_OF[kind]), hat_batch(everything, WORDS, 64)))
     for row, prompt, one in zip(nats, RAGGED, made):
         expected = row[len(prompt) : len(prompt) + len(one.nats)]
         np.testing.assert_allclose(one.nats, expected, rtol=0, atol=1e-4)  # sums in another order
@@ -119,8 +141,10 @@ def test_log_probabilities_are_those_of_teacher_forcing(engine):
             assert id not in ids or own == pytest.approx(likeliest[list(ids).index(id)])
 
 
-def test_nothing_is_compiled_after_the_warm_up(engine):
+@each_kind
+def test_nothing_is_compiled_after_the_warm_up(kind):
     """Counted by JAX: whatever comes in whatever order, with buffers that have grown before."""
+    engine = engine_of(kind)
     warm_up(engine)
     long = b"many words, " * 50
     texts(engine, [long], 40, valid_utf8 := Sampling(temperature=1.0, valid_utf8=True))
@@ -158,16 +182,6 @@ def test_prompts_that_begin_alike_are_read_once(monkeypatch):
     read.clear()
     assert texts(engine, [prompts[2]], samples=3)[0] == fresh[2][0]
     assert read == []  # read before, word for word
-
-
-def test_a_llama_by_the_same_engine():
-    engine = Engine(*built(llama_config()), ByteTokenizer(), max_rows=ROWS)
-    one_row = Engine(*built(llama_config()), ByteTokenizer(), max_rows=1, prefixes=0)
-    for number in (0, 3, 7):
-        ids = read_ids(one_row.tokenizer, RAGGED[number])
-        made = one_row.submit(Request(ids, 20, SAMPLING, prompt=number))
-        one_row.run()
-        assert texts(engine, RAGGED)[number] == bytes(made.text)
 
 
 def test_valid_text_is_valid_to_its_end(engine):
@@ -215,6 +229,11 @@ def test_a_text_ends_where_its_memory_does():
         words = int(WORDS.split(np.frombuffer(bytes(one.text), np.uint8)).starts.sum())
         assert one.finish == "stop" or (one.finish == "length" and 30 <= words < 40)
     assert any(one.finish == "length" for one in made)
+
+
+def test_scores_that_a_model_does_not_give_are_refused_at_once():
+    with pytest.raises(UserError, match="gives no scores of prompts"):
+        engine_of("hat-2025").submit(Request([BOS, 97], 1, scores=True))
 
 
 def test_what_no_text_has_is_refused(engine):

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import jax
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from hat.byte_exact.run import load_byte_model
 from hat.commands.conversions import open_source
 from hat.compression.sessions import load_predictor
 from hat.errors import UserError
 from hat.evaluation.scoring import Scorer
-from hat.inference.generation import generate_with
 from hat.inference.hat_2025_rows import CHUNKS, hat_2025_rows
 from hat.inference.run import load_run
-from hat.inference.sampling import Sampling
-from hat.models.hat_2025 import Hat2025Config, W
+from hat.models.hat_2025 import W
 from hat.text.ids import BOS, EOT
 from hat.text.splitters import make_splitter
-from tests.inference.helpers import built, hat_batch, hat_config, write_run
-from tests.inference.test_hat_rows import LENGTH, TEXTS, TOLERANCE
+from tests.inference.helpers import built, hat_2025_config, hat_batch, whole_nats, write_run
+from tests.inference.test_hat_rows import LENGTH, ROWS, TEXTS, TOLERANCE, batches
 
 WORDS = make_splitter("words:70")
-
-
-def config() -> Hat2025Config:
-    hat = hat_config()
-    byte_stack = dataclasses.replace(hat.encoder, window=None)
-    return Hat2025Config(
-        byte_stack, hat.backbone, byte_stack, word_bytes=70, embedding_std=1.0, dtype="float32"
-    )
 
 
 class Rows:
     """Texts that read an id each, all at the same time."""
 
     def __init__(self):
-        model, params = built(config())
+        model, params = built(hat_2025_config())
         self.kind = hat_2025_rows(model)
         self.params = self.kind.prepare(params, WORDS)
 
@@ -83,11 +73,21 @@ def surprise(logits, ids) -> np.ndarray:
 
 
 def test_incremental_equals_teacher_forced_on_any_bytes(rows):
-    model, params = built(config())
-    batch = hat_batch(TEXTS, WORDS, LENGTH)
-    whole = np.asarray(jax.jit(lambda p, b: model.nats(p, b)[0])(params, batch)).sum(axis=1)
-    texts = [written(text) for text in TEXTS]
-    logits, found = rows.start([BOS], len(TEXTS)), np.zeros(len(TEXTS))
+    for texts in (TEXTS[:ROWS], TEXTS[-ROWS:]):
+        assert_equal_sums(texts, rows)
+
+    @settings(max_examples=6, suppress_health_check=list(HealthCheck))
+    @given(batches)
+    def check(texts):  # 6 x 16 documents
+        assert_equal_sums(texts, rows)
+
+    check()
+
+
+def assert_equal_sums(documents, rows):
+    whole = whole_nats(*built(hat_2025_config()), hat_batch(documents, WORDS, LENGTH)).sum(axis=1)
+    texts = [written(text) for text in documents]
+    logits, found = rows.start([BOS], ROWS), np.zeros(ROWS)
     for t in range(max(map(len, texts))):
         ids = [text[t] if t < len(text) else 0 for text in texts]
         going = np.array([t < len(text) for text in texts])
@@ -116,26 +116,15 @@ def test_words_end_at_their_limit_and_are_never_empty(rows):
     assert rows.push([W])[0, W] < -1e29
 
 
-def test_generation(rows):
-    """Greedy texts are the same alone and beside others."""
-    model, params = built(config())
-    prompts = [b"", b"two words", "世界".encode()]
-    greedy = dict(num_bytes=20, sampling=Sampling(temperature=0.0))
-    made = generate_with(model, params, WORDS, prompts, **greedy)
-    for prompt, one in zip(prompts, made):
-        (alone,) = generate_with(model, params, WORDS, [prompt], **greedy)
-        assert alone.text == one.text and alone.logprob == pytest.approx(one.logprob, abs=1e-3)
-
-
 def test_longer_words_than_the_model_sees_are_refused():
-    model, params = built(config())
+    model, params = built(hat_2025_config())
     with pytest.raises(UserError, match="makes words of 100 bytes, and the model sees 70"):
         hat_2025_rows(model).prepare(params, make_splitter("words"))
 
 
 def test_commands_that_need_every_byte_say_no(tmp_path):
     """The model writes the ends of words beside the bytes."""
-    write_run(tmp_path / "run", config(), splitter="words:70", row_length=64)
+    write_run(tmp_path / "run", hat_2025_config(), splitter="words:70", row_length=64)
     for load in (load_byte_model, lambda path: load_predictor(path, portable=False)):
         with pytest.raises(UserError, match="HAT of 2025"):
             load(tmp_path / "run")
