@@ -117,7 +117,8 @@ class Latest(NamedTuple):
 
 def nothing_read(rows: int, size: int, dtype) -> Latest:
     """Of rows that begin."""
-    return Latest(jnp.full(rows, EOT), jnp.zeros(rows, int), jnp.zeros((rows, size), dtype))
+    numbers = jnp.zeros(rows, jnp.int32)
+    return Latest(numbers + EOT, numbers, jnp.zeros((rows, size), dtype))
 
 
 def after(first: jax.Array, x: jax.Array) -> jax.Array:
@@ -258,8 +259,8 @@ def draw(batch: Batch, chance: jax.Array, groups: jax.Array, longest: int) -> Dr
     ids, segment, position = batch["bytes"], batch["segment"], batch["position"]
     rows, num_words = batch["word_segment"].shape
     real, index = segment > 0, jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    before, begin = jnp.full(rows, EOT), jnp.zeros(rows, int)
-    starts, may, keep = find_starts(ids, before, real, chance, index, begin, longest)
+    latest, begin = nothing_read(rows, 0, chance.dtype), jnp.zeros(rows, jnp.int32)
+    starts, may, keep = find_starts(ids, latest.id, real, chance, index, begin, longest)
     number = jnp.cumsum(starts, axis=1) - 1
     fits = real & (number < num_words)
     word = jnp.where(fits, number, num_words)

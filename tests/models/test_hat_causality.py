@@ -39,21 +39,22 @@ def perturbed(rng, data: bytes, t: int) -> bytes:
 
 
 @pytest.mark.parametrize("split", splitters())
-@pytest.mark.parametrize("name", ["plain", "everything", "wide"])
+@pytest.mark.parametrize("name", toy.CONFIGS)
 def test_no_logit_depends_on_a_later_byte(name, split):
     """Bitwise, at every byte of a document between two others. Words may move, appear and go."""
     hat = toy.compiled(name)
+    words = toy.words_of(name)
     rng = np.random.default_rng(0)
     for data in DOCUMENTS:
         before, after = split(b"ab c"), split(b"de f")
         rows = [[before, split(data), after]] * toy.B
-        original = hat.logits(hat.params, reference.build_batch(rows, toy.T, toy.N))
+        original = hat.logits(hat.params, reference.build_batch(rows, toy.T, words))
         place = reference.spans(rows)[0][1]
         for first in range(0, len(data), toy.B):
             changed = [
                 split(perturbed(rng, data, min(first + b, len(data) - 1))) for b in range(toy.B)
             ]
-            batch = reference.build_batch([[before, c, after] for c in changed], toy.T, toy.N)
+            batch = reference.build_batch([[before, c, after] for c in changed], toy.T, words)
             logits = hat.logits(hat.params, batch)
             for b in range(toy.B):
                 at = place.start + 1 + min(first + b, len(data) - 1)  # BOS comes first

@@ -39,20 +39,21 @@ def pack(documents, T, N):
     order=st.permutations(range(4)),
     slots=st.permutations(range(toy.B)),
     seed=st.integers(0, 2**16),
-    name=st.sampled_from(["plain", "everything"]),
+    name=st.sampled_from(["plain", "everything", *toy.LEARNED]),
 )
 def test_nats_do_not_depend_on_packing_order_or_slot(lengths, order, slots, seed, name):
     hat = toy.compiled(name)
+    words = toy.words_of(name)
     rng = np.random.default_rng(seed)
     documents = [toy.random_document(rng, n, closed=bool(rng.random() < 0.8)) for n in lengths]
     alone = [[document] for document in documents]
-    nats = hat.nats(hat.params, reference.build_batch(alone, toy.T, toy.N))
+    nats = hat.nats(hat.params, reference.build_batch(alone, toy.T, words))
     expected = [row[0] for row in nats_of(nats, alone)]
 
     packed = pack([documents[i] for i in order], toy.T, toy.N)
     packed = packed + [[] for _ in range(toy.B - len(packed))]
     rows = [packed[i] for i in slots]
-    nats = hat.nats(hat.params, reference.build_batch(rows, toy.T, toy.N))
+    nats = hat.nats(hat.params, reference.build_batch(rows, toy.T, words))
     for row, places in zip(rows, nats_of(nats, rows), strict=True):
         for document, got in zip(row, places, strict=True):
             index = next(i for i, d in enumerate(documents) if d is document)

@@ -13,6 +13,7 @@ import numpy as np
 
 from hat.models.hat import ConnectorConfig, HatConfig, HatModel
 from hat.models.hat_2025 import Hat2025Config
+from hat.models.hat_learned import BoundaryConfig, LearnedHatConfig
 from hat.models.layers import RopeScaling, StackConfig
 from tests.models.reference import Document
 
@@ -114,8 +115,25 @@ HAT_2025 = Hat2025Config(
     dtype="float32",
 )
 
-CONFIGS = {"plain": PLAIN, "everything": EVERYTHING, "wide": WIDE}
+# Words that the model draws, from one predictor or from one for each script.
+BOUNDARIES = {
+    "cosine": BoundaryConfig(bytes_per_word=3.0, max_word_bytes=9),
+    "mlp": BoundaryConfig(
+        "mlp", scripts=(("han", 6.0), ("thai", 8.0)), mlp_size=5, max_word_bytes=9
+    ),
+}
+LEARNED = {
+    name: LearnedHatConfig(**vars(PLAIN), boundaries=boundaries)
+    for name, boundaries in BOUNDARIES.items()
+}
+
+CONFIGS = {"plain": PLAIN, "everything": EVERYTHING, "wide": WIDE} | LEARNED
 B, T, N = 4, 48, 32  # the one shape of most tests: what is compiled once serves them all
+
+
+def words_of(name: str) -> int:
+    """Words of a row: so many that a model which draws its own drops none."""
+    return T if name in LEARNED else N
 
 
 class Compiled(NamedTuple):
