@@ -39,7 +39,7 @@ from hat.text.splitters import Splitter
 
 class Drawing(NamedTuple):
     """Of B rows. latest: the byte before. guide: float32 [B, D], the smoothed output of the last
-    complete word. keep: float32 [B], how much of its own the word that the latest byte ended has."""
+    complete word. keep: float32 [B], how much of its own a word that the latest byte ended has."""
 
     latest: Latest
     guide: jax.Array
@@ -72,16 +72,16 @@ class LearnedHatRows(HatRows):
             jnp.zeros((rows, config.backbone.hidden_size), jnp.float32),
             jnp.ones(rows, jnp.float32),
         )
-        return self._empty(rows, config.boundaries.max_word_bytes + 1, drawing)
+        return self._empty(rows, self._longest + 1, drawing)
 
     def slots_of(self, prompt: Prompt) -> int:
         """At least: how many words there are is known when they are read."""
         if self._bytes_grow:
             return len(prompt.ids)
-        return -(-len(prompt.ids) // self._config.boundaries.max_word_bytes)
+        return -(-len(prompt.ids) // self._longest)
 
     def read_chunk(
-        self, params, state: HatState, prompt: Prompt, first: int, most: int, *, scores: bool = False
+        self, params, state: HatState, prompt: Prompt, first: int, most: int, *, scores=False
     ) -> tuple[HatState, jax.Array, int]:
         last = min(first + self.chunks[-1], first + most, len(prompt.ids))
         count = last - first
@@ -103,7 +103,7 @@ class LearnedHatRows(HatRows):
         starts, _, keep = find_starts(
             ids, latest.id, real, chance, position, state.begin, self._longest
         )
-        # Words from the first that is not complete, which the ring holds unless a special came last.
+        # Words from the first that is not complete; the ring holds it unless a special came last.
         number = jnp.cumsum(starts, axis=1) - 1 + (latest.id < NUM_BYTES)[:, None]
         special = ids >= NUM_BYTES
         guide = number + special

@@ -178,7 +178,7 @@ class HatRows:
     _bytes_per_word = 2  # in a chunk, at least
 
     def read_chunk(
-        self, params, state: HatState, prompt: Prompt, first: int, most: int, *, scores: bool = False
+        self, params, state: HatState, prompt: Prompt, first: int, most: int, *, scores=False
     ) -> tuple[HatState, jax.Array, int]:
         """Reads ids of the prompt from `first` on, at most `most`, into a row at clock 0.
 
