@@ -48,7 +48,7 @@ class Hat2025Config:
     """d is the width of encoder and decoder, D that of the backbone.
 
     word_bytes: the longest word that the byte stacks see whole, which the splitter should not
-    exceed; what is farther apart is not seen.
+    exceed; what is farther apart is not seen, and such words are counted ("long_words").
     """
 
     encoder: StackConfig
@@ -252,6 +252,11 @@ class Hat2025Model(LanguageModel):
     def words(self, batch: Batch) -> jax.Array:
         return jnp.sum(batch["word_segment"] > 0)
 
+    def training_loss(self, params: Params, batch: Batch):
+        sums = self.loss(params, batch)
+        long = long_words(batch, self.config.word_bytes)
+        return sums.nats, sums, {"long_words": (long, sums.words)}
+
     def stages(self, params: Params, batch: Batch) -> dict[str, Stage]:
         layout = jax.jit(lay_out)(batch)
         segment, position = batch["word_segment"], batch["word_position"]
@@ -302,6 +307,14 @@ class Hat2025Model(LanguageModel):
             + num_words * linear_flops(wide, d),
             "head": positions * linear_flops(d, config.num_ids),
         }
+
+
+def long_words(batch: Batch, most: int) -> jax.Array:
+    """How many words have more than `most` bytes, float32 []."""
+    word, index = batch["word"], jnp.arange(batch["word"].shape[1])
+    opens = word != jnp.pad(word, [(0, 0), (1, 0)], constant_values=-1)[:, :-1]
+    since = index - jax.lax.cummax(jnp.where(opens, index, 0), axis=1)
+    return jnp.sum((batch["segment"] > 0) & (since == most), dtype=jnp.float32)
 
 
 def price(

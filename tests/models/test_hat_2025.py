@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hat.errors import UserError
-from hat.models.hat_2025 import W
+from hat.models.hat_2025 import W, long_words
 from hat.models.layers import StackConfig
 from tests.models import reference, toy
 from tests.models.test_hat_reference import some_rows
@@ -159,6 +159,18 @@ def test_flops_count_every_product():
         positions * (products("decoder") + attention(config.decoder, (size + 2) / 2)) + words * edge
     )
     assert found["head"] == positions * 2 * config.encoder.hidden_size * config.num_ids
+
+
+def test_words_beyond_the_limit_are_counted():
+    """Against the documents; and reported with the loss."""
+    rows = some_rows(seed=6)
+    batch = reference.build_batch(rows, toy.T, toy.N)
+    sizes = [len(word) for row in rows for document in row for word in words_of(document)]
+    for most in (1, 2, 4, 29, 30):
+        assert long_words(batch, most) == sum(size > most for size in sizes)
+    model, params, _ = built()
+    reported = jax.eval_shape(model.training_loss, params, batch)[2]["long_words"]
+    assert [x.shape for x in reported] == [(), ()] and max(sizes) > 4
 
 
 @pytest.mark.parametrize(

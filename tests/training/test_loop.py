@@ -210,7 +210,7 @@ def test_a_hat_of_2025_charges_its_words(tmp_path):
     model = Hat2025Config(byte_stack, hat.model.backbone, byte_stack, dtype="float32")
     result = loop.train(dataclasses.replace(hat, model=model), tmp_path / "run", sample_texts)
     losses = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
-    assert losses[-1] < losses[0] - 0.3
+    assert losses[-1] < losses[0] - 0.3 and result["heldout_long_words"] == 0
     run = load_run(tmp_path / "run")
     heldout = (tmp_path / "heldout.txt")
     data = (tmp_path / "text.txt").read_bytes()
