@@ -42,9 +42,10 @@ from hat.models.hypernetwork import RowPredictor, RowPredictorConfig, mean_of_pa
 from hat.models.model import Batch, LanguageModel, Params
 from hat.text.rows import Row, expand_tokens
 from hat.text.tokenizers import Tokenizer
-from hat.training.checkpoints import Checkpoints, read_params
+from hat.training.checkpoints import read_params
 from hat.training.config import DynamicConfig
 from hat.training.experiment import Experiment
+from hat.training.init import latest_step
 from hat.training.objectives import HostBatch, Loss, Measures, Objective
 from hat.training.run_folder import read_experiment
 from hat.training.sharding import with_shardings
@@ -112,13 +113,7 @@ class Dynamic(Objective):
     @functools.cached_property
     def origin(self) -> dict[str, Any]:
         """The step of what is not trained: it may have been trained on since this run began."""
-        if self._folder is None:
-            return {}
-        checkpoints = Checkpoints(self._folder, read_only=True)
-        try:
-            return {"frozen_step": checkpoints.latest_step()}
-        finally:
-            checkpoints.close()
+        return {} if self._folder is None else {"frozen_step": latest_step(self._folder)}
 
     def read_frozen(self, shardings: Params) -> Params:
         if self._folder is None:

@@ -104,14 +104,17 @@ class Checkpoints:
 
     # --- writing ----------------------------------------------------------------------------------
 
-    def save(self, step: int, state: Tree, meta: Meta, *, force: bool = False) -> bool:
+    def save(
+        self, step: int, state: Tree | Callable[[], Tree], meta: Meta, *, force: bool = False
+    ) -> bool:
         """Starts a save if one is due at `step`, or if `force`; whether it did.
 
         Returns once the arrays are copied off the devices, so the caller may donate them at once.
         Waits for a save that is still being written only if this one is due by step or forced. Call
         it after every step: where nothing is due it takes a third of a millisecond, one with two
         processes.
-        state: a pytree of arrays (no Python scalars, no typed random keys). meta: JSON.
+        state: a pytree of arrays (no Python scalars, no typed random keys), or what makes it if it
+        is to be saved. meta: JSON.
         Nothing happens for a step that is saved already.
         UserError: this save, or the one before it, cannot be written.
         """
@@ -122,6 +125,7 @@ class Checkpoints:
         self.wait()
         if self._read_only or step in self._manager.all_steps():
             return False
+        state = state() if callable(state) else state
         try:
             self._saving = step
             return self._manager.save(
@@ -184,20 +188,24 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def restore(
-        self, abstract_state: Tree, differing: Callable[[Meta], Sequence[str]] | None = None
+        self,
+        abstract_state: Tree,
+        differing: Callable[[Meta], Sequence[str]] | None = None,
+        *,
+        partial: bool = False,
     ) -> tuple[Tree, Meta] | None:
         """The newest readable checkpoint, placed as asked, and its meta; None if there is none.
 
         abstract_state: `jax.ShapeDtypeStruct`s with shardings, of any mesh (without: the first
         device). differing: given the meta, the fields in which the run it came from is another
-        (see `hat.config.differences`); any is an error.
+        (see `hat.config.differences`); any is an error. partial: the state has more, which stays.
         A damaged checkpoint is told on standard error and put aside as damaged-STEP-TIME, and the
         one before it is taken. Damage is what cannot be read: files missing, cut short or garbled
         in their structure. Orbax keeps no checksum of the numbers, so a flipped bit inside one of
         them passes.
         UserError: another run's checkpoint; arrays of other names, shapes or dtypes; all damaged.
         """
-        found = self._newest(abstract_state, differing, partial=False)
+        found = self._newest(abstract_state, differing, partial=partial)
         if found is None:
             return None
         state, meta, damaged = found

@@ -272,6 +272,32 @@ class DynamicConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adaptation of the run in `Experiment.init` (hat.training.low_rank).
+
+    rank: of what is added to every matrix; None: there is none, all weights are trained.
+    alpha: what is added is scaled by alpha / rank. At one alpha, models of different ranks take
+      about the same learning rate (arXiv 2106.09685, section 4.1).
+    matrices: the names of those that are changed, of attention and MLP.
+    parts: of the model (top-level keys of its parameters) in which they are; None: in all.
+    """
+
+    rank: int | None = None
+    alpha: float = 32.0
+    matrices: tuple[str, ...] = ("q", "k", "v", "o", "gate", "up", "down")
+    parts: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            self.rank is None or self.rank >= 1,
+            f"rank={self.rank}: it must be at least 1, or none to train all weights",
+        )
+        _require_positive(self, "alpha")
+        for name in ("matrices", "parts"):
+            _require(getattr(self, name) != (), f"{name}=(): name one at least")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """A run: its length (`steps` or `seconds` of training, one of the two), its batch, its parts.
 
@@ -280,6 +306,8 @@ class TrainingConfig:
     stall_seconds: a step that takes longer ends the process with a report, for the launcher to
       start it again (hat.training.watchdog); None waits for ever.
     objective: what is minimised; None is the cross-entropy of the next byte or token.
+    lora: with a rank, low-rank changes of the weights of `Experiment.init` are trained, and they are
+      not.
     """
 
     steps: int | None = None
@@ -298,6 +326,7 @@ class TrainingConfig:
     max_nonfinite_steps: int = 5
     stall_seconds: float | None = 600.0
     objective: DistillConfig | PreferenceConfig | DynamicConfig | None = None
+    lora: LoraConfig = LoraConfig()
 
     def __post_init__(self) -> None:
         _require(

@@ -18,6 +18,7 @@ from hat.training import distill_config
 from hat.training.config import (
     CheckpointConfig,
     DynamicConfig,
+    LoraConfig,
     MeshConfig,
     OptimizerConfig,
     PartConfig,
@@ -109,6 +110,7 @@ EXPERIMENT_CLASSES = (
     SampleConfig,
     PreferenceConfig,
     DynamicConfig,
+    LoraConfig,
     distill_config.DistillConfig,
     *typing.get_args(distill_config.AnyTerm),
 )

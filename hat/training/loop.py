@@ -17,9 +17,10 @@ from hat.data.mixture import Mixture, prepare_mixture
 from hat.errors import UserError
 from hat.models.model import Batch, LanguageModel, Params
 from hat.text.splitters import keep_splitter
-from hat.training.checkpoints import Checkpoints, read_params
+from hat.training.checkpoints import Checkpoints
 from hat.training.distributed import ending_at_once, on_first, stop_requests, together
 from hat.training.experiment import Experiment
+from hat.training.init import read_init
 from hat.training.objectives import Measures, Openers, make_objective
 from hat.training.optimizer import learning_rate
 from hat.training.position import Clock, Position
@@ -169,9 +170,10 @@ class Run:
         self._land_all()
         if self._sampler is None:
             return []
+        program = self._program
         with self._aside():
             texts = self._sampler(
-                self._experiment, self._program.model, self._state.params, self._corpus
+                self._experiment, program.model, program.whole(self._state.params), self._corpus
             )
         self._report.samples(self.position, texts)
         return texts
@@ -187,7 +189,9 @@ class Run:
                 "origin": self._program.objective.origin,
                 "version": __version__,
             }
-            self._checkpoints.save(self.position.step, self._state, meta, force=force)
+            self._checkpoints.save(
+                self.position.step, lambda: self._program.saved(self._state), meta, force=force
+            )
             if force:
                 self._checkpoints.wait()
 
@@ -250,7 +254,8 @@ def start(
         old, new = meta.get("origin", {}), program.objective.origin
         return fields + configs.differences(old, new, ("checkpoint", "now"))
 
-    found = checkpoints.restore(program.abstract_state, differing)
+    partial = experiment.training.lora.rank is not None  # the model's own are made anew
+    found = checkpoints.restore(program.abstract_state, differing, partial=partial)
     if found is None and experiment.init is not None:
         return Position(), start_from(experiment, program)
     if found is None:
@@ -260,16 +265,9 @@ def start(
 
 
 def start_from(experiment: Experiment, program: Program) -> TrainState:
-    """A fresh state with the newest parameters of the run in `experiment.init`.
-
-    UserError: there is none, or its parameters have other names or shapes. What else differs
-    between the two models is told.
-    """
-    try:
-        params, meta = read_params(experiment.init, program.abstract_state.params)
-    except UserError as error:
-        raise UserError(f"init: {error}") from None
-    model = configs.to_dict(experiment.model)
-    for field in configs.differences(meta["experiment"]["model"], model, ("init", "config")):
-        warn(f"another model than that of init: model.{field}")
-    return program.init()._replace(params=params)
+    """A fresh state that begins with the run in `experiment.init`."""
+    state = program.init()
+    if experiment.training.lora.rank is not None:
+        program.frozen  # the weights of that run: that they can be read shows before compilation
+        return state
+    return state._replace(params=read_init(experiment, program.abstract_state.params))

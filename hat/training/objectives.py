@@ -51,13 +51,24 @@ def add_measures(measures: Sequence[Measures]) -> Measures:
     return sums, ratios
 
 
+class Trained(Protocol):
+    """What a state holds parameters of: a LanguageModel, or what is trained in its place."""
+
+    def init(self, key: jax.Array) -> Params: ...
+
+    def abstract_params(self) -> Params: ...
+
+    def logical_axes(self) -> Params: ...
+
+
 class Objective:
     """Next-id cross-entropy, at every step; the base of objectives that ask for more.
 
     starts: the steps at which its stages begin, rising, the first 0; each stage is a program of
     its own. divisor: the ratio whose lower number divides the total; None: the number of targets
     does. frozen: parameters that it needs and does not train, as ShapeDtypeStructs; and
-    frozen_axes, their logical axes. origin: where they are from, kept in every checkpoint, which
+    frozen_axes, their logical axes; frozen_is_init: whether they are those of the model in
+    `Experiment.init`, as the forward pass uses them, and nothing else. origin: where they are from, kept in every checkpoint, which
     none with another goes on from; JSON.
     """
 
@@ -65,6 +76,7 @@ class Objective:
     divisor: str | None = None
     frozen: Params = {}
     frozen_axes: dict[str, Any] = {}
+    frozen_is_init: bool = False
     origin: dict[str, Any] = {}
 
     def stage(self, step: int) -> int:
@@ -83,6 +95,14 @@ class Objective:
     def read_frozen(self, shardings: Params) -> Params:
         """The parameters of `frozen`, placed."""
         return {}
+
+    def trained(self, model: LanguageModel) -> Trained:
+        """What is trained of a model: all of it."""
+        return model
+
+    def whole(self, params: Params, frozen: Params) -> Params:
+        """The parameters of the model, of those that are trained and the frozen ones."""
+        return params
 
     def loss(self, stage: int, frozen: Params) -> Loss:
         """What is minimised in a stage, as a total over a batch of annotated rows."""
@@ -122,6 +142,15 @@ class Openers(NamedTuple):
 
 def make_objective(experiment: Experiment, openers: Openers = Openers()) -> Objective:
     """The objective of an experiment. UserError: a teacher that is not there or does not fit."""
+    objective = _make_objective(experiment, openers)
+    if experiment.training.lora.rank is None:
+        return objective
+    from hat.training.low_rank import LowRank
+
+    return LowRank(experiment, objective)
+
+
+def _make_objective(experiment: Experiment, openers: Openers) -> Objective:
     if experiment.training.objective is None:
         return Objective()
     if isinstance(experiment.training.objective, PreferenceConfig):

@@ -21,9 +21,10 @@ import jax.numpy as jnp
 
 from hat.models.model import Batch, LanguageModel, Params, sums_of
 from hat.text.ids import SMALLEST_ROW
-from hat.training.checkpoints import Checkpoints, read_params
+from hat.training.checkpoints import read_params
 from hat.training.config import PreferenceConfig
 from hat.training.experiment import Experiment
+from hat.training.init import latest_step
 from hat.training.objectives import Loss, Measures, Objective, Ratios
 from hat.training.sharding import with_shardings
 
@@ -32,6 +33,7 @@ class Preference(Objective):
     """The objective of a `PreferenceConfig`. Bits per byte are those of the chosen answers."""
 
     divisor = "preference_loss"  # so that every pair weighs the same
+    frozen_is_init = True
 
     def __init__(self, experiment: Experiment):
         model = experiment.model.build()
@@ -42,11 +44,7 @@ class Preference(Objective):
     @functools.cached_property
     def origin(self) -> dict[str, Any]:
         """The step of the reference: `init` may have been trained on since this run began."""
-        checkpoints = Checkpoints(self._init, read_only=True)
-        try:
-            return {"init_step": checkpoints.latest_step()}
-        finally:
-            checkpoints.close()
+        return {"init_step": latest_step(self._init)}
 
     def read_frozen(self, shardings: Params) -> Params:
         return read_params(self._init, with_shardings(self.frozen, shardings))[0]

@@ -49,11 +49,12 @@ class Program:
         self.model = experiment.model.build()
         self.mesh = make_mesh(config.mesh) if mesh is None else mesh
         check_rows(self.mesh, config.batch_size, config.accumulation_steps)
-        axes, abstract_params = self.model.logical_axes(), self.model.abstract_params()
+        trained = objective.trained(self.model)
+        axes, abstract_params = trained.logical_axes(), trained.abstract_params()
         optimizer = make_optimizer(config.optimizer, axes)
 
         def init(key):
-            return init_state(self.model, optimizer, key)
+            return init_state(trained, optimizer, key)
 
         # Inside its mesh, so that the model chooses and places the kernels of its platform.
         mesh = self.mesh.abstract_mesh
@@ -127,6 +128,15 @@ class Program:
     def frozen(self) -> Params:
         """The parameters that the objective does not train, read once and placed."""
         return self.objective.read_frozen(self._frozen_shardings)
+
+    def whole(self, params: Params) -> Params:
+        """The parameters of the model, of those that a state trains."""
+        return self.objective.whole(params, self.frozen)
+
+    def saved(self, state: TrainState) -> TrainState:
+        """What a checkpoint holds of a state: the parameters of the model, which are what readers of
+        a run look for, and those that are trained, where they are others."""
+        return state._replace(params=self.whole(state.params) | state.params)
 
     def step(
         self, state: TrainState, batch: Batch, rate: float, number: int = 0

@@ -34,7 +34,7 @@ LOCK_FILE = "lock"
 LEASE_SECONDS = 120.0
 
 # What may differ when a run goes on: how it is trained from here, not what it is or has read.
-FIXED_TRAINING_FIELDS = ("seed", "batch_size")
+FIXED_TRAINING_FIELDS = ("seed:", "batch_size:", "lora.")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -136,7 +136,7 @@ def differing_fields(old: Experiment, new: Experiment) -> list[str]:
 
 
 def refuse_another_run(folder: Path, changed: list[str]) -> None:
-    fixed = tuple(f"training.{name}:" for name in FIXED_TRAINING_FIELDS)
+    fixed = tuple(f"training.{name}" for name in FIXED_TRAINING_FIELDS)
     refused = [line for line in changed if not line.startswith("training.") or line.startswith(fixed)]
     if refused:
         more = f" and {len(refused) - 6} more" if len(refused) > 6 else ""

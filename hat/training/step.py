@@ -10,7 +10,7 @@ import optax
 
 from hat.models.model import Batch, LanguageModel, Params, Sums
 from hat.training.config import OptimizerConfig
-from hat.training.objectives import Loss, Measures, Ratios, language_modelling
+from hat.training.objectives import Loss, Measures, Ratios, Trained, language_modelling
 from hat.training.optimizer import clip_by_global_norm, multipliers, zero_frozen
 
 
@@ -18,7 +18,7 @@ class TrainState(NamedTuple):
     """All that a step changes, a plain pytree."""
 
     step: jax.Array  # int32 []: batches read, skipped steps included
-    params: Params  # float32
+    params: Params  # float32: of the model, or of what is trained in its place
     opt_state: optax.OptState
 
 
@@ -31,9 +31,9 @@ class StepMetrics(NamedTuple):
     ratios: Ratios  # what the objective measured besides, before the update
 
 
-def init_state(model: LanguageModel, optimizer: optax.GradientTransformation, key) -> TrainState:
+def init_state(trained: Trained, optimizer: optax.GradientTransformation, key) -> TrainState:
     """A fresh state. Jit it with out_shardings, so that nothing is ever whole on one device."""
-    params = model.init(key)
+    params = trained.init(key)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
