@@ -19,7 +19,7 @@ PACKAGES = {
     "hat.models": set(),
     "hat.data": {"hat.text"},
     "hat.training": {"hat.text", "hat.data", "hat.models"},
-    "hat.planning": {"hat.models", "hat.data", "hat.training"},
+    "hat.planning": {"hat.models", "hat.data", "hat.training", "hat.dynamic_tokenization"},
     "hat.inference": {"hat.text", "hat.data", "hat.models", "hat.training"},
     "hat.serving": {"hat.text", "hat.inference"},
     "hat.conversion": {"hat.text", "hat.models"},

@@ -2,7 +2,8 @@
 
 For a HAT the second column counts the layout of the released checkpoints (arXiv 2603.15953): a
 byte embedding of 256 rows, and in the decoder's cross-attention the query and key weights that a
-softmax over a single key leaves without effect.
+softmax over a single key leaves without effect. Where training.lora.rank is set, another column counts
+what is trained.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ def run(arguments: argparse.Namespace) -> dict:
     columns = {"parameters": model.parameter_counts()}
     if hasattr(model, "released_parameter_counts"):  # only a HAT was released
         columns["released layout"] = model.released_parameter_counts()
+    if experiment.training.lora.rank is not None:
+        from hat.training.low_rank import Factors
+
+        columns["low rank"] = Factors(experiment.training.lora, model).parameter_counts()
     print(f"{experiment.name}\n{table(columns)}")
     result = {"name": experiment.name}
     for column, parts in columns.items():

@@ -38,6 +38,7 @@ from hat.dynamic_tokenization.merging import (
 )
 from hat.dynamic_tokenization.model import MergedLlama, merged_params
 from hat.errors import UserError
+from hat.inference.run import load_rule
 from hat.models.hypernetwork import RowPredictor, RowPredictorConfig, mean_of_parts
 from hat.models.model import Batch, LanguageModel, Params
 from hat.text.rows import Row, expand_tokens
@@ -82,9 +83,10 @@ class Dynamic(Objective):
             self.frozen_axes = frozen_model.logical_axes()
 
     @classmethod
-    def open(cls, experiment: Experiment) -> Dynamic:
-        """UserError: `base` is not set, or is no Llama; a hypernetwork of another model; data that
-        are no plain text."""
+    def open(cls, experiment: Experiment, read_text: bool = True) -> Dynamic:
+        """read_text: whether there is text to count merges in; without it there are none, in
+        batches of the same shapes. UserError: `base` is not set, or is no Llama; a hypernetwork of
+        another model; data that are no plain text."""
         config, model = experiment.training.objective, experiment.model
         if experiment.base is None:
             raise UserError("base is not set: give the run whose tokens are merged, --set base=RUN")
@@ -102,13 +104,16 @@ class Dynamic(Objective):
             frozen = check_hypernetwork(folder, read_experiment(folder), model).build()
         else:
             frozen = folder = None
-        mixture = prepare_mixture(experiment.data)
-        corpus = mixture.corpora[-1][0]
-        rows = min(config.pool_rows, corpus.num_rows("train"))
+        rows, tokenizer = 0, None
+        if read_text:
+            mixture = prepare_mixture(experiment.data)
+            corpus, tokenizer = mixture.corpora[-1][0], mixture.tokenizer
+            rows = min(config.pool_rows, corpus.num_rows("train"))
         pool = corpus.rows("train", range(rows)) if rows else {"tokens": (), "segment": ()}
         return cls(
-            config, mixture.tokenizer, model.num_ids, pool, experiment.training.seed, frozen, folder
-        )
+            config, tokenizer or load_rule(experiment.base), model.num_ids, pool,
+            experiment.training.seed, frozen, folder,
+        )  # fmt: skip
 
     @functools.cached_property
     def origin(self) -> dict[str, Any]:

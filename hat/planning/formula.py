@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import jax
 import numpy as np
 
 from hat.models.hat import HatConfig
@@ -57,8 +58,9 @@ class Plan:
 
     @property
     def state(self) -> dict[str, float]:
-        """The memory that holds the train state: it is exact."""
-        return {name: self.memory[name] for name in ("parameters", "optimizer")}
+        """The memory that holds the train state, and what is frozen: it is exact."""
+        names = ("parameters", "optimizer", "frozen")
+        return {name: self.memory[name] for name in names if name in self.memory}
 
     @property
     def memory_bytes(self) -> float:
@@ -92,7 +94,7 @@ def plan_by_formula(experiment: Experiment, topology: Topology, outline: Outline
     mesh = dict(abstract.shape)
     check_model(experiment, mesh)
     check_rows(abstract, training.batch_size, training.accumulation_steps)
-    params, moments = shard_bytes(outline, abstract)
+    state = shard_bytes(outline, abstract)
     rows = training.batch_size // training.accumulation_steps // (mesh["replica"] * mesh["fsdp"])
     work = _work(experiment, topology, mesh, outline, rows)
     return Plan(
@@ -101,11 +103,7 @@ def plan_by_formula(experiment: Experiment, topology: Topology, outline: Outline
         remat=experiment.model.remat,
         batch_size=training.batch_size,
         accumulation_steps=training.accumulation_steps,
-        memory={
-            "parameters": params,
-            "optimizer": moments,
-            "temporaries": _temporaries(experiment, mesh, outline, rows, params),
-        },
+        memory=state | {"temporaries": _temporaries(experiment, mesh, outline, rows, state)},
         work=work,
         times=step_times(work, topology, mesh),
         model_flops=training.batch_size * outline.model_flops / topology.num_chips,
@@ -116,8 +114,8 @@ def plan_by_formula(experiment: Experiment, topology: Topology, outline: Outline
     )
 
 
-def _temporaries(experiment, mesh, outline, rows, params) -> float:
-    """Bytes, with `rows` rows a chip and micro-batch and `params` bytes of parameters."""
+def _temporaries(experiment, mesh, outline, rows, state) -> float:
+    """Bytes, with `rows` rows a chip and micro-batch, beside what `shard_bytes` says of the state."""
     remat, tensor = experiment.model.remat, mesh["tensor"]
     size = np.dtype(outline.model.config.dtype).itemsize
     kept, widest = 0.0, 0.0
@@ -146,7 +144,9 @@ def _temporaries(experiment, mesh, outline, rows, params) -> float:
     if isinstance(experiment.model, HatConfig):
         pooled = experiment.data.row_length * experiment.model.connector.hidden_size * 4
         held += POOLED_HELD * rows * pooled / tensor
-    copies = GRADIENT_COPIES + (experiment.training.accumulation_steps > 1)
+    copies, params = GRADIENT_COPIES + (experiment.training.accumulation_steps > 1), state["parameters"]
+    if experiment.training.lora.rank is not None:  # the sums and their gradients
+        held += 2 * state["frozen"]
     return kept + widest + held + copies * params + params * size / 4
 
 
@@ -157,7 +157,8 @@ def _work(experiment, topology, mesh, outline, rows) -> Work:
     num_params = sum(outline.model.parameter_counts().values())
     share = rows * steps / tensor  # rows' worth of work that this chip does in a step
     products = share * outline.row.product_bytes
-    state = 6 * 4 * num_params / (fsdp * tensor)  # read and write parameters and both moments
+    num_trained = sum(leaf.size for leaf in jax.tree.leaves(outline.state.params))
+    state = 6 * 4 * num_trained / (fsdp * tensor)  # read and write parameters and both moments
     unfused = UNFUSED * products + state
 
     def collective(kind, axis, gathered, passes, hidden):

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 
 import jax
 import numpy as np
 
+from hat.dynamic_tokenization.objective import Dynamic
 from hat.errors import UserError
 from hat.models.attention.splash import block_size
 from hat.models.flops import TRAINING_FACTOR
 from hat.models.hat_2025 import Hat2025Config
+from hat.models.hypernetwork import RowPredictorConfig
 from hat.models.llama import LlamaConfig
 from hat.models.layers import StackConfig
 from hat.models.model import LanguageModel
 from hat.planning.flops import Counted, count
 from hat.planning.topology import Topology
 from hat.training.config import MeshConfig
-from hat.training.distill_config import DistillConfig
 from hat.training.experiment import Experiment
-from hat.training.objectives import make_objective
+from hat.training.objectives import Objective, Openers, make_objective
 from hat.training.program import Program
 from hat.training.sharding import (
     AnyMesh,
@@ -46,19 +48,44 @@ def batch_shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
     )
 
 
+def annotated_shapes(experiment: Experiment, objective: Objective) -> dict[str, tuple[int, ...]]:
+    """The same with what the objective needs besides: its shapes do not depend on the text."""
+    shapes = batch_shapes(experiment)
+    padding = {name: np.zeros((1, *shape[1:]), np.int32) for name, shape in shapes.items()}
+    rows = experiment.training.batch_size
+    return {
+        name: (rows, *row.shape[1:]) for name, row in objective.annotate(padding, 0).items()
+    }
+
+
 def trace_step(experiment: Experiment, mesh: AnyMesh) -> jax.stages.Traced:
-    """The step that `hat train` would run on `mesh`. UserError: see `Program`."""
-    return _program(experiment, mesh).traced_steps[experiment.data.row_length, 0]
+    """The step that `hat train` would run on `mesh`, of the dearest stage of its objective.
+    UserError: see `Program`."""
+    return _dearest(_program(experiment, mesh))[0]
+
+
+class _NoTexts:
+    """In place of a ByteTeacher, which has its part before the step: rows of padding have no text."""
+
+    def logprobs_of(self, texts):
+        return []
 
 
 def _program(experiment: Experiment, mesh: AnyMesh) -> Program:
-    if isinstance(experiment.training.objective, DistillConfig):
+    if isinstance(experiment.model, RowPredictorConfig):
         raise UserError(
-            "training.objective: hat plan knows no distillation; plan with "
-            "training.objective=none, and leave room for the teacher"
+            "a hypernetwork makes its rows once a step and not once a row, which hat plan cannot "
+            "count; plan its base with configs/dynamic_adaptation.py, and leave room for it"
         )
-    objective = make_objective(experiment)
-    return Program(experiment, [batch_shapes(experiment)], mesh, objective)
+    dynamic = functools.partial(Dynamic.open, read_text=False)
+    objective = make_objective(experiment, Openers(lambda folder: _NoTexts(), dynamic))
+    return Program(experiment, [annotated_shapes(experiment, objective)], mesh, objective)
+
+
+def _dearest(program: Program) -> tuple[jax.stages.Traced, Counted]:
+    """Of the stages of an objective."""
+    steps = [(step, count(step.jaxpr)) for step in program.traced_steps.values()]
+    return max(steps, key=lambda pair: pair[1].total_flops)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +93,7 @@ class Outline:
     """What a plan needs to know of an experiment that no mesh and no batch size changes."""
 
     model: LanguageModel
+    objective: Objective
     state: TrainState  # ShapeDtypeStructs
     row: Counted  # what the step computes for one row
     model_flops: float  # what MFU credits for a row without padding that holds one document
@@ -86,8 +114,9 @@ def outline(experiment: Experiment, topology: Topology) -> Outline:
     row = {name: np.ones((1, size), np.int32) for name, size in sizes.items()}
     return Outline(
         model=program.model,
+        objective=program.objective,
         state=program.abstract_state,
-        row=add_attention(one_row, count(program.traced_steps[data.row_length, 0].jaxpr)),
+        row=add_attention(one_row, _dearest(program)[1]),
         model_flops=TRAINING_FACTOR * sum(program.model.batch_flops(row).values()),
     )
 
@@ -113,25 +142,33 @@ def add_attention(experiment: Experiment, row: Counted) -> Counted:
     return row._replace(kernel_flops=row.kernel_flops + passes * flops, uncounted=rest)
 
 
-def shard_bytes(outline: Outline, mesh: AnyMesh) -> tuple[float, float]:
-    """Bytes that one chip holds of the parameters, and of the optimizer's state.
+def shard_bytes(outline: Outline, mesh: AnyMesh) -> dict[str, float]:
+    """Bytes that one chip holds: "parameters" that are trained, the "optimizer"'s state, and, where
+    there are any, parameters that are "frozen".
 
     UserError: a large parameter that no axis of the mesh divides.
     """
-    params = outline.model.abstract_params()
-    shardings = param_shardings(mesh, outline.model.logical_axes(), params)
+    objective = outline.objective
+    trained = objective.trained(outline.model)
+    params = trained.abstract_params()
+    shardings = param_shardings(mesh, trained.logical_axes(), params)
+    frozen = param_shardings(mesh, objective.frozen_axes, objective.frozen)
 
     def total(tree, shardings) -> float:
         return math.fsum(
             math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-            for leaf, sharding in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings))
+            for leaf, sharding in zip(
+                jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True
+            )
         )
 
     optimizer = outline.state.opt_state
-    return (
-        total(outline.state.params, shardings),
-        total(optimizer, state_shardings(mesh, optimizer, params, shardings)),
-    )
+    found = {
+        "parameters": total(outline.state.params, shardings),
+        "optimizer": total(optimizer, state_shardings(mesh, optimizer, params, shardings)),
+        "frozen": total(objective.frozen, frozen),
+    }
+    return {name: size for name, size in found.items() if size or name != "frozen"}
 
 
 def check_model(experiment: Experiment, mesh: dict[str, int]) -> None:

@@ -29,10 +29,9 @@ from hat.errors import UserError
 from hat.evaluation.perturbations import perturb
 from hat.evaluation.streams import Stream
 from hat.inference.run import load_run
-from hat.reproduce.finish import finish, settle
+from hat.reproduce.finish import finish, kept, settle
 from hat.reproduce.prompt_ends import compare, table_of_ends
 from hat.reproduce.robustness import divide, on_text, shrink, with_steps
-from hat.training.progress import warn
 
 PIECE = 400  # bytes
 NOISE, NOISE_RATE = "keyboard", 0.1
@@ -110,14 +109,6 @@ def run(arguments: argparse.Namespace) -> dict:
     result = {"laws": laws, "prompts": ends}
     print("\n".join([*table_of_laws(laws), "", *table_of_ends(ends)]))
     return result
-
-
-def kept(path: Path, make) -> dict:
-    """What the file at `path` holds; where it is not there, what `make` returns, and it is kept."""
-    if not path.exists():
-        warn(f"measuring {path.stem}")
-        write_file(path, (json.dumps(make(), indent=2) + "\n").encode())
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 # --- models and texts ---------------------------------------------------------------------------

@@ -30,8 +30,7 @@ from hat.dynamic_tokenization.merging import largest_reduction, learn
 from hat.dynamic_tokenization.objective import Dynamic
 from hat.errors import UserError
 from hat.inference.run import Run
-from hat.reproduce.byte_laws import kept
-from hat.reproduce.finish import finish, settle
+from hat.reproduce.finish import finish, kept, settle
 from hat.reproduce.robustness import divide, on_text, shrink, with_steps
 from hat.training.experiment import Experiment
 from hat.training.objectives import Openers

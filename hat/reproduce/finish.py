@@ -1,14 +1,16 @@
-"""Training as a part of an experiment."""
+"""Training and measuring as parts of an experiment that goes on where it was stopped."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from hat.errors import UserError
 from hat.training.experiment import Experiment
 from hat.training.loop import train
 from hat.training.objectives import Openers
+from hat.training.progress import warn
 from hat.training.run_folder import RESULT_FILE, write_atomically
 
 
@@ -31,3 +33,11 @@ def finish(experiment: Experiment, folder: Path, openers: Openers = Openers()) -
             return
     if not train(experiment, folder, openers=openers)["finished"]:
         raise KeyboardInterrupt
+
+
+def kept(path: Path, make: Callable[[], dict]) -> dict:
+    """What the file at `path` holds; where it is not there, what `make` returns, and it is kept."""
+    if not path.exists():
+        warn(f"measuring {path.stem}")
+        write_atomically(path, json.dumps(make(), indent=2) + "\n")
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -80,6 +80,11 @@ class Factors:
             for kernel in self._kernels
         ])  # fmt: skip
 
+    def parameter_counts(self) -> dict[str, int]:
+        """By part of the model."""
+        parts = self.abstract_params()[NAME].items()
+        return {part: sum(leaf.size for leaf in jax.tree.leaves(its)) for part, its in parts}
+
     @functools.partial(jax.jit, static_argnums=0)
     def add_to(self, base: Params, params: Params) -> Params:
         """W + (alpha / r) A B for every matrix that is changed, summed in float32, in the dtype of W;

@@ -216,10 +216,10 @@ def test_a_run_learns_resumes_and_is_read_as_any_other(tmp_path):
     )
     for name in ("embedding", "head"):
         jax.tree.map(np.testing.assert_array_equal, run.params[name], before[name])
-    corpus = loop.prepare_corpus(run.experiment)
-    (batch,) = corpus.batches("heldout", corpus.num_rows("heldout"))
-    sums = run.model.loss(run.params, batch)
-    bits = float(sums.nats / sums.bytes / math.log(2))
+    ((corpus,),) = loop.prepare_corpus(run.experiment).corpora
+    found = [run.model.loss(run.params, batch) for batch in corpus.batches("heldout", 8)]
+    nats, spelled = (sum(float(getattr(x, name)) for x in found) for name in ("nats", "bytes"))
+    bits = nats / spelled / math.log(2)
     assert bits == pytest.approx(result["heldout_bits_per_byte"], rel=1e-5)
 
     with pytest.raises(UserError, match=r"training\.lora\.rank: 4 \(run\) != 5 \(config\)"):

@@ -43,8 +43,9 @@ PODS = {
 # Their teacher, or the run that they depart from, must be on the disk; without it, the first is
 # llama_to_hat.
 NEEDS_A_RUN = {
-    "llama_to_hat_staged", "llama_to_hat_small", "dpo", "hypernetwork", "dynamic_adaptation",
-}
+    "llama_to_hat_staged", "llama_to_hat_small", "dpo", "hypernetwork", "hypernetwork_bytes",
+    "dynamic_adaptation",
+}  # fmt: skip
 
 
 def test_every_named_config_has_its_pod():
