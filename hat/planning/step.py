@@ -21,7 +21,8 @@ from hat.models.layers import StackConfig
 from hat.models.model import LanguageModel
 from hat.planning.flops import Counted, count
 from hat.planning.topology import Topology
-from hat.training.config import MeshConfig
+from hat.training.config import MeshConfig, PreferenceConfig
+from hat.training.distill_config import DistillConfig
 from hat.training.experiment import Experiment
 from hat.training.objectives import Objective, Openers, make_objective
 from hat.training.program import Program
@@ -71,14 +72,20 @@ class _NoTexts:
         return []
 
 
-def _program(experiment: Experiment, mesh: AnyMesh) -> Program:
+def planned_objective(experiment: Experiment) -> Objective:
+    """That of the experiment, without text. UserError: a hypernetwork; what it rests on is not
+    there."""
     if isinstance(experiment.model, RowPredictorConfig):
         raise UserError(
             "a hypernetwork makes its rows once a step and not once a row, which hat plan cannot "
             "count; plan its base with configs/dynamic_adaptation.py, and leave room for it"
         )
     dynamic = functools.partial(Dynamic.open, read_text=False)
-    objective = make_objective(experiment, Openers(lambda folder: _NoTexts(), dynamic))
+    return make_objective(experiment, Openers(lambda folder: _NoTexts(), dynamic))
+
+
+def _program(experiment: Experiment, mesh: AnyMesh) -> Program:
+    objective = planned_objective(experiment)
     return Program(experiment, [annotated_shapes(experiment, objective)], mesh, objective)
 
 
@@ -138,8 +145,10 @@ def add_attention(experiment: Experiment, row: Counted) -> Counted:
         seen = sum(min(i + 1, reach) for i in range(blocks))
         heads = stack.num_heads * stack.head_size
         flops += stack.num_layers * 4.0 * heads * seen * block * block
-    rest = tuple(name for name in row.uncounted if name not in kernels)
-    return row._replace(kernel_flops=row.kernel_flops + passes * flops, uncounted=rest)
+    rest = [name for name in row.uncounted if name not in kernels]
+    if isinstance(experiment.training.objective, (DistillConfig, PreferenceConfig)):
+        rest.append("attention of the model that is not trained")
+    return row._replace(kernel_flops=row.kernel_flops + passes * flops, uncounted=tuple(rest))
 
 
 def shard_bytes(outline: Outline, mesh: AnyMesh) -> dict[str, float]:

@@ -15,7 +15,7 @@ from hat.errors import UserError
 from hat.models.flops import TRAINING_FACTOR
 from hat.planning.formula import plan_by_formula
 from hat.planning.report import text
-from hat.planning.step import _program, outline
+from hat.planning.step import annotated_shapes, batch_shapes, outline, planned_objective
 from hat.planning.topology import parse_topology
 from hat.training import loop
 from hat.training.config import DynamicConfig
@@ -23,7 +23,6 @@ from hat.training.converted_run import write_run
 from hat.training.distill_config import ByteCrossEntropy, DistillConfig, NextBytes
 from hat.training.objectives import Openers, make_objective
 from hat.training.program import Program
-from hat.training.sharding import make_abstract_mesh
 from tests.dynamic_tokenization.models import row_config
 from tests.models.toy import random_params
 from tests.training import test_preference, tiny
@@ -89,9 +88,7 @@ def test_batches_are_those_of_training(home, name):
     objective = make_objective(experiment, Openers(dynamic=Dynamic.open))
     size = experiment.training.batch_size
     loader = Loader(loop.prepare_corpus(experiment), size, 0, annotate=objective.annotate)
-    program = _program(experiment, make_abstract_mesh(experiment.training.mesh, 1))
-    (batch,) = program.abstract_batches
-    assert {name: leaf.shape for name, leaf in batch.items()} == loader.shapes[0]
+    assert annotated_shapes(experiment, planned_objective(experiment)) == loader.shapes[0]
 
 
 @pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 virtual devices")
@@ -101,11 +98,7 @@ def test_what_a_device_holds(home, name):
     experiment = EXPERIMENTS[name](home)
     plan = plan_by_formula(experiment, POD, outline(experiment, POD))
     objective = make_objective(experiment)
-    shapes = dict(_program(experiment, make_abstract_mesh(experiment.training.mesh, 8))
-                  .abstract_batches[0])  # fmt: skip
-    program = Program(
-        experiment, [{name: leaf.shape for name, leaf in shapes.items()}], None, objective
-    )
+    program = Program(experiment, [batch_shapes(experiment)], None, objective)
     state = program.init()
     model = program.model
     base = jax.jit(
@@ -119,8 +112,6 @@ def test_what_a_device_holds(home, name):
     assert plan.memory["parameters"] == held(state.params)
     assert plan.memory["optimizer"] == held(state.opt_state)
     assert plan.memory["frozen"] == held(base)
-    if name == "low rank":
-        assert held(state.params) < held(base) / 2
     assert "frozen" in text("name", plan) and plan.state.keys() == {*plan.memory} - {"temporaries"}
 
 
@@ -135,8 +126,8 @@ def test_the_dearest_stage_is_planned(home):
     alone = outline(distilled(home, ByteCrossEntropy()), POD)
     later = outline(distilled(home, ByteCrossEntropy(), NextBytes(from_step=5)), POD)
     always = outline(distilled(home, ByteCrossEntropy(), NextBytes()), POD)
-    assert later.row.total_flops == always.row.total_flops
-    assert later.row.total_flops > 1.1 * alone.row.total_flops
+    assert later.row.flops == always.row.flops > 1.1 * alone.row.flops
+    assert any("not trained" in what for what in later.row.uncounted)
     assert later.model_flops == alone.model_flops > TRAINING_FACTOR
 
 
