@@ -10,10 +10,12 @@ llama2.c .bin file, a folder in the released TFree-HAT layout, or a run of `hat 
 
 Numbers and dtypes stay as they are, bit for bit. DIR appears whole or not at all.
 
-  --method omp|mean|hypernetwork   the run of a Llama with the tokenizer of --tokenizer, not trained
+  --method omp|mean|last|hypernetwork   the run of a Llama with the tokenizer of --tokenizer, not
+                                        trained
 
 There the rows of tokens that both tokenizers spell alike stay, and the others are made: from those of
-their parts (mean, hypernetwork), or as in a donor, which --tokenizer then is (omp).
+their parts (mean; last: the embedding of the last part; hypernetwork), or as in a donor, which
+--tokenizer then is (omp).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from pathlib import Path
 
 from hat.commands.arguments import positive_int
 from hat.errors import UserError
+from hat.training.config import ROWS
 
 TARGETS = ("native", "hat", "hf", "hf-hat")
 
@@ -39,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", metavar="FILE", type=Path,
                         help="of a Llama whose folder has none: tokenizer.json or a .model file; "
                         "with --method: the other tokenizer, or the donor")
-    parser.add_argument("--method", choices=("omp", "mean", "hypernetwork"),
+    parser.add_argument("--method", choices=("omp", *ROWS, "hypernetwork"),
                         help="how the rows of new tokens are made")
     parser.add_argument("--hypernetwork", metavar="RUN", type=Path,
                         help="with --method hypernetwork: a trained one")

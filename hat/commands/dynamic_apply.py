@@ -2,7 +2,8 @@
 
 Each FILE is one text (give a file a language). Prints the merged tokens that it makes most of, the
 positions that are saved, and bits per byte at several reductions: with rows of merged tokens that are
-means of their parts, and those of a trained --hypernetwork.
+means of their parts ("mean"), with embeddings of their last parts ("last"; heads stay means), and with
+those of a trained --hypernetwork.
 
 --scope example (the default) counts the pairs of a text in that text; its table of merges is then
 part of what the text costs ("of it the table"). --scope corpus learns the table from --merges-from,
@@ -54,9 +55,9 @@ def run(arguments: argparse.Namespace) -> dict:
     from hat.dynamic_tokenization.base import load_base, load_hypernetwork
     from hat.dynamic_tokenization.boundaries import check_boundary, encode
     from hat.dynamic_tokenization.embeddings import (
+        PREDICTORS,
         KnownSpellings,
         RowCache,
-        mean_of_parts,
         source_of,
     )
     from hat.dynamic_tokenization.measure import Reader
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> dict:
     texts = [read_text(path, None) for path in arguments.text]
     loaded = load_base(arguments.model)
     model, params, tokenizer = loaded.model, loaded.params, loaded.tokenizer
-    predictors, most_parts = {"mean": mean_of_parts}, arguments.most_parts or 8
+    predictors, most_parts = dict(PREDICTORS), arguments.most_parts or 8
     if arguments.hypernetwork is not None:
         predictors["hypernetwork"], its_parts = load_hypernetwork(
             arguments.hypernetwork, model, tokenizer

@@ -1,7 +1,7 @@
 """Continues a prompt with a very large vocabulary, grown from a model's own by byte-pair merging.
 
-The merges are those of --text (one text a file, or "stdlib"), their rows means of parts or those of
-a trained --hypernetwork. Every step scores the whole vocabulary, in blocks, exactly; --approximate
+The merges are those of --text (one text a file, or "stdlib"), their rows those of a trained
+--hypernetwork or made of their parts as --rows says. Every step scores the whole vocabulary, in blocks, exactly; --approximate
 takes the best of each block as TPUs do it fast. Recall of that search is printed for what was written.
 A drawn token is one of the 20 likeliest.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hat.commands.arguments import positive_int, raw
 from hat.errors import UserError
+from hat.training.config import ROWS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--boundary", default="word",
                         help="what tokens never cross: pretoken, word (default), word-hyphen, sentence")
     parser.add_argument("--hypernetwork", metavar="RUN", type=Path, help="a trained one")
+    parser.add_argument("--rows", choices=ROWS,
+                        help="without --hypernetwork: means of parts (mean, the default), or with "
+                        "embeddings of last parts (last)")
     parser.add_argument("--temperature", metavar="T", type=float, default=0.0,
                         help="0 (default): the likeliest token")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="(default: 0)")
@@ -36,13 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict:
     if not 0 <= arguments.temperature < float("inf"):
         raise UserError(f"--temperature {arguments.temperature} must be 0 (greedy) or more")
+    if arguments.rows is not None and arguments.hypernetwork is not None:
+        raise UserError("--rows and --hypernetwork are two ways to make rows; give one")
     from hat.data.sources import Skipped, Source
     from hat.dynamic_tokenization.base import load_base, load_hypernetwork
     from hat.dynamic_tokenization.boundaries import check_boundary
     from hat.dynamic_tokenization.embeddings import (
+        PREDICTORS,
         KnownSpellings,
         RowCache,
-        mean_of_parts,
         source_of,
     )
     from hat.dynamic_tokenization.large_vocabulary import CANDIDATES, LargeModel, grow
@@ -50,7 +56,7 @@ def run(arguments: argparse.Namespace) -> dict:
     check_boundary(arguments.boundary)
     loaded = load_base(arguments.model)
     model, params, tokenizer = loaded.model, loaded.params, loaded.tokenizer
-    predictor, most_parts = mean_of_parts, None
+    predictor, most_parts = PREDICTORS[arguments.rows or "mean"], None
     if arguments.hypernetwork is not None:
         predictor, most_parts = load_hypernetwork(arguments.hypernetwork, model, tokenizer)
     texts = [document.data for document in Source(arguments.text).documents(Skipped())]

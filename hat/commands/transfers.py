@@ -27,10 +27,15 @@ def transfer(
     `out` then."""
     from hat.dynamic_tokenization import transfer as rows
     from hat.dynamic_tokenization.base import load_hypernetwork, read_base
-    from hat.dynamic_tokenization.embeddings import mean_of_parts
+    from hat.dynamic_tokenization.embeddings import PREDICTORS
     from hat.training.converted_run import local_shardings, read_params, write_run
 
     experiment = read_base(path)
+    if method == "last" and experiment.model.tie_embeddings:
+        raise UserError(
+            f"{path}: --method last makes embeddings and heads that differ, and here they are one; use "
+            "--method mean"
+        )
     source = open_source(path)
     if source.tokenizer is None:
         raise UserError(f"{path} has no tokenizer: put its tokenizer.json or tokenizer.model there")
@@ -47,9 +52,10 @@ def transfer(
         its_rows = rows.stored_rows(theirs, its_params)
         made = rows.by_pursuit(base, its_rows, base_of, shared, new, sparsity)
     else:
-        predictor = mean_of_parts
         if method == "hypernetwork":
             predictor, _ = load_hypernetwork(hypernetwork, model, source.tokenizer)
+        else:
+            predictor = PREDICTORS[method]
         made = rows.by_parts(base, source.tokenizer, target, new, predictor)
     config = dataclasses.replace(
         experiment.model,

@@ -4,10 +4,9 @@ A predictor is a function of the base's rows and of new tokens, given by their b
 
     predictor(source: TokenRows [V, d], parts: int32 [N, L], -1 after the last) -> TokenRows [N, d]
 
-`mean_of_parts` (hat.models.hypernetwork) and a trained hypernetwork are such functions of arrays;
-`KnownSpellings` puts exact lookup before any of them. `longest_suffixes` is the suffix expansion of
-Bolmo (arXiv 2512.15586, section 3) and tokenkit, over a trie of reversed spellings. `RowCache` makes
-rows of many tokens: each distinct one once, in blocks of one shape.
+`mean_of_parts`, `last_part` (hat.models.hypernetwork) and a trained hypernetwork are such functions of
+arrays; `KnownSpellings` puts exact lookup before any of them. `RowCache` makes rows of many tokens: each
+distinct one once, in blocks of one shape.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hat.models.hypernetwork import RowPredictor, TokenRows, mean_of_parts
+from hat.models.hypernetwork import RowPredictor, TokenRows, last_part, mean_of_parts
 from hat.models.llama import LlamaModel
 from hat.models.model import Params
-from hat.text.split_loop import compiled
 from hat.text.tokenizers import Tokenizer
 
 Predictor = Callable[[TokenRows, jax.Array], TokenRows]
 Parts = tuple[int, ...]
 
+PREDICTORS: dict[str, Predictor] = {"mean": mean_of_parts, "last": last_part}  # not trained
 BLOCK = 1024  # tokens whose rows are predicted at once
 
 
@@ -103,6 +102,8 @@ class RowCache:
         self._predict = jax.jit(predictor)
         self._source, self._known, self._capacity = source, known, capacity
         self._rows: OrderedDict[Parts, list[np.ndarray]] = OrderedDict()
+        shapes = jax.eval_shape(predictor, source, np.full((1, 1), -1, np.int32))
+        self._sides = 1 if shapes.outputs is None else 2
         self.predicted = 0
 
     def __call__(self, parts: Sequence[Parts]) -> TokenRows:
@@ -120,79 +121,29 @@ class RowCache:
             self.predicted += len(block)
         for its in parts:
             self._rows.move_to_end(its)
-        sides = 1 if self._source.outputs is None else 2
         size, dtype = self._source.inputs.shape[1], self._source.inputs.dtype
-        out = np.zeros((sides, len(parts), size), dtype)
+        out = np.zeros((self._sides, len(parts), size), dtype)
         for number, its in enumerate(parts):
             for side, row in enumerate(self._rows[its]):
                 out[side, number] = row
         while len(self._rows) > max(self._capacity, len(set(parts))):
             self._rows.popitem(last=False)
-        return TokenRows(out[0], out[1] if sides == 2 else None)
+        return TokenRows(out[0], out[1] if self._sides == 2 else None)
 
 
 def extended(source: TokenRows, rows: TokenRows) -> TokenRows:
-    """The base's rows, untouched, and then those of new tokens."""
+    """The base's rows, untouched, and then those of new tokens, which may have heads of their own where
+    the base's are its embeddings."""
+    inputs, outputs = source
+    if outputs is None and rows.outputs is not None:
+        outputs = inputs
     return TokenRows(*(
         None if a is None else jnp.concatenate([a, jnp.asarray(b, a.dtype)])
-        for a, b in zip(source, rows)
+        for a, b in zip((inputs, outputs), rows)
     ))  # fmt: skip
 
 
-# --- suffixes -------------------------------------------------------------------------------------
-
-
-class Suffixes:
-    """The tokens of a vocabulary as a trie of reversed spellings."""
-
-    def __init__(self, tokenizer: Tokenizer):
-        nodes: list[dict[int, int]] = [{}]
-        token_at = [-1]
-        for token in reversed(range(tokenizer.vocab_size)):  # of equal spellings the first id stays
-            node, spelled = 0, tokenizer.token_bytes(token)
-            for byte in reversed(spelled):
-                if byte not in nodes[node]:
-                    nodes[node][byte] = len(nodes)
-                    nodes.append({})
-                    token_at.append(-1)
-                node = nodes[node][byte]
-            if spelled:
-                token_at[node] = token
-        self._child = np.full((len(nodes), 256), -1, np.int32)
-        for node, children in enumerate(nodes):
-            self._child[node, list(children)] = list(children.values())
-        self._token_at = np.array(token_at, np.int32)
-
-    def __call__(self, text: bytes) -> np.ndarray:
-        """int32 [T]: for each byte the longest token that ends with it, and lies in the text: it
-        depends on nothing behind the byte."""
-        return longest_suffixes(np.frombuffer(text, np.uint8), self._child, self._token_at)
-
-
-@compiled
-def longest_suffixes(text, child, token_at):
-    out = np.full(len(text), -1, np.int32)
-    for end in range(len(text)):
-        node, place = 0, end
-        while place >= 0:
-            node = child[node, text[place]]
-            if node < 0:
-                break
-            if token_at[node] >= 0:
-                out[end] = token_at[node]
-            place -= 1
-    return out
-
-
-def suffix_parts(parts: Sequence[Parts], tokenizer: Tokenizer, suffixes: Suffixes) -> list[Parts]:
-    """Every token as the longest base token that its spelling ends with: suffix expansion as a
-    predictor is the lookup of these."""
-    spelled = (b"".join(map(tokenizer.token_bytes, its)) for its in parts)
-    return [(int(suffixes(text)[-1]),) for text in spelled]
-
-
 __all__ = [
-    "BLOCK", "KnownSpellings", "Parts", "Predictor", "RowCache", "Suffixes", "extended",
-    "hypernetwork", "longest_suffixes", "mean_of_parts", "pad_parts", "source_of",
-    "spellings_for", "suffix_parts",
+    "BLOCK", "KnownSpellings", "PREDICTORS", "Parts", "Predictor", "RowCache", "extended",
+    "hypernetwork", "last_part", "mean_of_parts", "pad_parts", "source_of", "spellings_for",
 ]  # fmt: skip

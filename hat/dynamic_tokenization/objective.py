@@ -4,7 +4,7 @@ A step draws rows of the training text, counts a table of merges in them (with n
 tokenizer, arXiv 2405.07883 section 3.2), draws how many of them it takes (arXiv 2411.18553 section
 3.3), and reads its batch in merged tokens. What is minimised is the cross-entropy of the next merged
 token over all base tokens and all of the step's table. Either the model itself is trained, with rows
-of merged tokens that are means of parts or those of a given hypernetwork, or the hypernetwork is,
+of merged tokens that are made of their parts or those of a given hypernetwork, or the hypernetwork is,
 and the model stays as it is.
 
 The table is that of the step, not of its rows: it is drawn from the seed and the number of the batch
@@ -24,6 +24,7 @@ from hat.data.mixture import prepare_mixture
 from hat.dynamic_tokenization.base import check_hypernetwork, read_base
 from hat.dynamic_tokenization.boundaries import Encoded, check_boundary, piece_starts
 from hat.dynamic_tokenization.embeddings import (
+    PREDICTORS,
     KnownSpellings,
     hypernetwork,
     pad_parts,
@@ -39,7 +40,7 @@ from hat.dynamic_tokenization.merging import (
 from hat.dynamic_tokenization.model import MergedLlama, merged_params
 from hat.errors import UserError
 from hat.inference.run import load_rule
-from hat.models.hypernetwork import RowPredictor, RowPredictorConfig, mean_of_parts
+from hat.models.hypernetwork import RowPredictor, RowPredictorConfig
 from hat.models.model import Batch, LanguageModel, Params
 from hat.text.rows import Row, expand_tokens
 from hat.text.tokenizers import Tokenizer
@@ -210,7 +211,7 @@ class Dynamic(Objective):
         elif self._frozen_model is not None:
             rows = hypernetwork(self._frozen_model, frozen, self._tokenizer)(source, parts)
         else:
-            rows = mean_of_parts(source, parts)
+            rows = PREDICTORS[self._config.rows](source, parts)
         whole = merged_params(base_params, rows, batch["unit_count"][0])
         sums = MergedLlama(base.config).loss(whole, batch)
         before = batch["base_length"].sum().astype(np.float32)

@@ -234,6 +234,7 @@ class PreferenceConfig:
 
 
 MERGE_LAWS = ("uniform", "gaussian")
+ROWS = ("mean", "last")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +250,7 @@ class DynamicConfig:
       of the training text, and every count is multiplied by exp(noise * g), g standard normal.
     most_parts: base tokens of a merged one at most.
     hypernetwork: the run that predicts rows of merged tokens where the model itself is trained; None:
-      means of parts.
+      they are made as `rows` says, "mean" or "last" (hat.models.hypernetwork.mean_of_parts, last_part).
     """
 
     boundary: str = "word"
@@ -260,10 +261,12 @@ class DynamicConfig:
     sample_rows: int = 64
     most_parts: int = 8
     hypernetwork: str | None = None
+    rows: str = "mean"
 
     def __post_init__(self) -> None:
         _require_positive(self, "most_merges", "pool_rows", "sample_rows")
         _require(self.law in MERGE_LAWS, f"law={self.law!r}: use one of {', '.join(MERGE_LAWS)}")
+        _require(self.rows in ROWS, f"rows={self.rows!r}: use one of {', '.join(ROWS)}")
         _require(self.most_parts >= 2, f"most_parts={self.most_parts}: a merge has 2 at least")
         _require(
             math.isfinite(self.noise) and self.noise >= 0,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +14,14 @@ from hat import cli
 from hat.inference.run import load_run
 from hat.text.tokenizers import load_tokenizer, train_bpe
 from hat.training import loop
+from hat.training.converted_run import write_run
+from hat.training.run_folder import read_experiment
 from tests.dynamic_tokenization import runs
 from tests.dynamic_tokenization.texts import LINES
+from tests.models.toy import random_params
 from tests.training import tiny
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +59,12 @@ def test_apply_shows_tokens_and_bits(home, capsys):
         assert shown["positions"] <= 0.8 * shown["base_positions"] and shown["saved"] >= 0.2
         assert shown["merges"] > 0 and shown["tokens"]
     assert [(point["reduction"], point["rows"]) for point in result["curve"]] == [
-        (wanted, rows) for wanted in (0.0, 0.1, 0.2) for rows in ("mean", "hypernetwork")
+        (wanted, rows) for wanted in (0.0, 0.1, 0.2)
+        for rows in ("mean", "last", "hypernetwork")
     ]
     plain = result["curve"][0]["bits_per_byte"]
-    assert result["curve"][1]["bits_per_byte"] == pytest.approx(plain)
+    assert [p["bits_per_byte"] for p in result["curve"][1:3]] == pytest.approx([plain] * 2)
+    assert len({p["bits_per_byte"] for p in result["curve"][3:]}) == 6
     assert all(0 < p["table_bits_per_byte"] < p["bits_per_byte"] for p in result["curve"])
     evaluated, _ = said(capsys, "evaluate", "bits-per-byte", home / "base", *files)
     one_bit_a_text = 2 / sum(path.stat().st_size for path in files)
@@ -67,7 +76,7 @@ def test_apply_with_a_table_from_elsewhere_and_with_a_batch(home, capsys):
     words = ["dynamic", "apply", home / "base", "--text", home / "text.txt", "--reduction", "0.1"]
     result, _ = said(capsys, *words, "--scope", "corpus", "--merges-from", home / "other.txt",
                      "--points", 1)
-    assert [point["table_bits_per_byte"] for point in result["curve"]] == [0, 0]
+    assert [point["table_bits_per_byte"] for point in result["curve"]] == [0] * 4
     result, told = said(capsys, *words, "--scope", "batch")
     assert result["curve"] == [] and "no bits per byte" in told
 
@@ -96,6 +105,10 @@ def test_generate(home, capsys):
     again, _ = said(capsys, *words, "--vocabulary", 340, "--prompt", "def ",
                     "--hypernetwork", home / "hyper", "--approximate")
     assert again["vocabulary"] == 340
+    last, _ = said(capsys, *words, "--vocabulary", 340, "--prompt", "def ", "--rows", "last")
+    assert 1 <= last["tokens"] <= 6
+    assert "give one" in refused(capsys, *words, "--vocabulary", 340, "--rows", "last",
+                                 "--hypernetwork", home / "hyper")
     assert "yields only" in refused(capsys, *words, "--vocabulary", 10**6)
     assert "none to grow" in refused(capsys, *words, "--vocabulary", 300)
     assert "--temperature -1.0" in refused(capsys, *words, "--vocabulary", 340, "--temperature=-1")
@@ -115,7 +128,7 @@ def other(home):
     return folder
 
 
-@pytest.mark.parametrize("method", ["mean", "hypernetwork", "omp"])
+@pytest.mark.parametrize("method", ["mean", "last", "hypernetwork", "omp"])
 def test_another_tokenizer(home, other, method, tmp_path, capsys):
     words = ["convert", home / "base", "--method", method, "--out", tmp_path / "new",
              "--tokenizer", home / "donor" if method == "omp" else other]  # fmt: skip
@@ -135,7 +148,9 @@ def test_another_tokenizer(home, other, method, tmp_path, capsys):
             if text in spelled:
                 shared += 1
                 np.testing.assert_array_equal(rows[token], old[spelled[text]])
-            elif method == "mean":
+            elif method == "last" and side is sides[0]:
+                np.testing.assert_array_equal(rows[token], old[its.encode(text)[-1]])
+            elif method in ("mean", "last"):
                 mean = old[its.encode(text)].astype(np.float64).mean(axis=0)
                 np.testing.assert_allclose(rows[token], mean, rtol=0, atol=1e-6)
         for mine, theirs in ((new.bos, its.bos), (new.eot, its.eot), (new.pad, its.pad)):
@@ -157,6 +172,13 @@ def test_conversions_that_cannot_be(home, other, tmp_path, capsys):
     assert "spell only" in few and "--sparsity is 1000" in few
     assert "--hypernetwork RUN goes with" in refused(
         capsys, *words, "--method", "hypernetwork", "--tokenizer", other)
+    experiment = read_experiment(home / "base")
+    tied = dataclasses.replace(experiment.model, tie_embeddings=True)
+    (tmp_path / "tied").mkdir()
+    write_run(tmp_path / "tied", dataclasses.replace(experiment, model=tied),
+              random_params(tied.build()))
+    assert "use --method mean" in refused(capsys, "convert", tmp_path / "tied", *words[2:],
+                                          "--method", "last", "--tokenizer", other)
     broken = tmp_path / "broken"
     shutil.copytree(other, broken)
     spec = json.loads((broken / "tokenizer.json").read_text())
@@ -167,3 +189,33 @@ def test_conversions_that_cannot_be(home, other, tmp_path, capsys):
     found = refused(capsys, *words, "--method", "mean", "--tokenizer", broken)
     assert "no token for byte 0x21" in found
     assert not (tmp_path / "new").exists()
+
+
+def test_a_config_adapts_in_low_rank_and_all_read_the_run(home, tmp_path, capsys, monkeypatch):
+    """As its file says, in few steps; the tokens of what is scored come from it too."""
+    monkeypatch.setenv("HAT_CACHE", str(tmp_path / "cache"))
+    out, text = tmp_path / "adapted", home / "text.txt"
+    result, _ = said(
+        capsys, "train", CONFIGS / "dynamic_adaptation.py", "--out", out, "--set",
+        f"base={home / 'base'}", f"data.source={text}", "training.lora.rank=2",
+        "training.objective.rows=last", "training.steps=3", "training.objective.boundary=sentence",
+        "training.samples.max_bytes=4",
+    )  # fmt: skip
+    assert result["finished"]
+    before, after = load_run(home / "base"), load_run(out)
+    np.testing.assert_array_equal(
+        before.params["embedding"]["table"], after.params["embedding"]["table"])
+    assert after.experiment.training.lora.rank == 2
+    applied, _ = said(capsys, "dynamic", "apply", out, "--text", text, "--reduction", "10%",
+                      "--points", 1, "--boundary", "sentence")
+    scored, _ = said(capsys, "evaluate", "bits-per-byte", out, text)
+    bits = applied["curve"][0]["bits_per_byte"] - applied["curve"][0]["table_bits_per_byte"]
+    assert bits == pytest.approx(scored["bits_per_byte"], rel=1e-5)
+    generated, _ = said(capsys, "generate", out, "--prompt", "def ", "--bytes", 4)
+    assert generated
+    said(capsys, "convert", out, "--to", "hf", "--out", tmp_path / "hf")
+    said(capsys, "convert", tmp_path / "hf", "--to", "native", "--out", tmp_path / "back")
+    again, _ = said(capsys, "evaluate", "bits-per-byte", tmp_path / "back", text)
+    assert again["bits_per_byte"] == pytest.approx(scored["bits_per_byte"], rel=1e-4)
+    counted, _ = said(capsys, "params", out)
+    assert counted["low_rank"] == {"backbone": 2 * 2 * (4 * (16 + 16) + 3 * (16 + 32))}

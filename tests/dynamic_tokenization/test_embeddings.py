@@ -5,23 +5,21 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
 
 from hat.dynamic_tokenization import embeddings
 from hat.dynamic_tokenization.embeddings import (
     KnownSpellings,
     RowCache,
-    Suffixes,
     extended,
+    last_part,
     mean_of_parts,
     pad_parts,
     source_of,
-    suffix_parts,
 )
 from hat.errors import UserError
 from hat.models.hypernetwork import HypernetworkConfig
 from tests.dynamic_tokenization.models import HYPER_STACK, hypernetwork, llama
-from tests.dynamic_tokenization.texts import TEXTS, bpe
+from tests.dynamic_tokenization.texts import bpe
 
 PARTS = [(3,), (5, 9), (9, 5), (270, 3, 3, 1), (299,), (1, 2, 3, 4, 5, 6, 7, 8), (5, 9)]
 
@@ -42,6 +40,24 @@ def test_the_mean_is_the_mean_and_one_part_its_row(tied):
             np.testing.assert_allclose(row, wanted, rtol=0, atol=1e-6)  # fp32 sums of 8 numbers
             if len(its) == 1:
                 np.testing.assert_array_equal(row, base[its[0]])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_last_part_is_read_and_the_mean_is_written(tied):
+    source = source_of(*llama(tied))
+    parts = pad_parts(PARTS, 9, len(PARTS) + 1)
+    found, mean = last_part(source, parts), mean_of_parts(source, parts)
+    inputs, head = np.asarray(source.inputs), sides(mean)[-1]
+    np.testing.assert_array_equal(found.inputs[:-1], inputs[[its[-1] for its in PARTS]])
+    np.testing.assert_array_equal(found.outputs, head)
+    assert not found.inputs[-1].any()  # of no parts
+    cached = RowCache(last_part, source)(PARTS)
+    for rows, wanted in zip(cached, found, strict=True):
+        np.testing.assert_array_equal(rows, wanted[:-1])
+    assert [len(side) for side in RowCache(last_part, source)([])] == [0, 0]
+    both = extended(source, found)
+    base = inputs if tied else source.outputs
+    np.testing.assert_array_equal(both.outputs, np.concatenate([base, found.outputs]))
 
 
 kinds = pytest.mark.parametrize("kind", ["parts", "bytes"])
@@ -131,30 +147,6 @@ def test_a_spelling_that_is_a_token_is_that_token():
     halves = tuple(int(its.encode(half)[0]) for half in (b" ", b"t", b"h", b"e"))
     assert its.decode(halves) == b" the"
     assert KnownSpellings(its)([halves, halves[::-1]]) == [(the,), halves[::-1]]
-
-
-@settings(max_examples=80)
-@given(text=TEXTS)
-def test_longest_suffixes_by_brute_force(text):
-    its = bpe()
-    suffixes = Suffixes(its)
-    known = {}
-    for token in range(its.vocab_size):
-        known.setdefault(its.token_bytes(token), token)
-    for end, found in enumerate(suffixes(text).tolist()):
-        best = max((text[start : end + 1] for start in range(end + 1)
-                    if text[start : end + 1] in known), key=len)  # fmt: skip
-        assert found == known[best]
-    cut = text[: len(text) // 2]
-    np.testing.assert_array_equal(suffixes(cut), suffixes(text)[: len(cut)])
-
-
-def test_suffix_expansion_of_tokens():
-    its = bpe()
-    parts = [tuple(its.encode(b"x the").tolist()), tuple(its.encode("é".encode()).tolist())]
-    found = suffix_parts(parts, its, Suffixes(its))
-    assert its.token_bytes(found[0][0]) == b" the"
-    assert all(len(one) == 1 for one in found)
 
 
 def test_a_hypernetwork_needs_its_base():
