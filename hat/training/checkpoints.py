@@ -104,9 +104,7 @@ class Checkpoints:
 
     # --- writing ----------------------------------------------------------------------------------
 
-    def save(
-        self, step: int, state: Tree | Callable[[], Tree], meta: Meta, *, force: bool = False
-    ) -> bool:
+    def save(self, step: int, state: Tree, meta: Meta, *, force: bool = False) -> bool:
         """Starts a save if one is due at `step`, or if `force`; whether it did.
 
         Returns once the arrays are copied off the devices, so the caller may donate them at once.
