@@ -21,7 +21,7 @@ from hat.models.layers import StackConfig
 from hat.models.model import LanguageModel
 from hat.planning.flops import Counted, count
 from hat.planning.topology import Topology
-from hat.training.config import MeshConfig, PreferenceConfig
+from hat.training.config import LoraConfig, MeshConfig, PreferenceConfig
 from hat.training.distill_config import DistillConfig
 from hat.training.experiment import Experiment
 from hat.training.objectives import Objective, Openers, make_objective
@@ -115,7 +115,11 @@ def outline(experiment: Experiment, topology: Topology) -> Outline:
     device = make_abstract_device(*(kind if topology.is_pod else (topology.chip.name, "gpu")))
     mesh = make_abstract_mesh(training.mesh, 1, device)
     one_row = dataclasses.replace(experiment, training=training)
-    program = _program(one_row, mesh)
+    program = counted = _program(one_row, mesh)
+    if training.lora.rank is not None:
+        # The sums are made once for all rows, and cost next to nothing: a row's work is another's.
+        every_weight = dataclasses.replace(training, lora=LoraConfig())
+        counted = _program(dataclasses.replace(one_row, training=every_weight), mesh)
     data = experiment.data
     sizes = {"segment": data.row_length, "word_segment": data.row_words}
     row = {name: np.ones((1, size), np.int32) for name, size in sizes.items()}
@@ -123,7 +127,7 @@ def outline(experiment: Experiment, topology: Topology) -> Outline:
         model=program.model,
         objective=program.objective,
         state=program.abstract_state,
-        row=add_attention(one_row, _dearest(program)[1]),
+        row=add_attention(one_row, _dearest(counted)[1]),
         model_flops=TRAINING_FACTOR * sum(program.model.batch_flops(row).values()),
     )
 

@@ -115,6 +115,18 @@ def test_what_a_device_holds(home, name):
     assert "frozen" in text("name", plan) and plan.state.keys() == {*plan.memory} - {"temporaries"}
 
 
+def test_low_rank_rows_cost_what_other_rows_do(home):
+    """And their plan leaves room for the sums and for the sums' gradients."""
+    plain = tiny.experiment(home)
+    plans = [plan_by_formula(x, POD, outline(x, POD)) for x in (plain, low_rank(plain))]
+    assert plans[0].work.flops == plans[1].work.flops
+    less = plans[0].memory["parameters"] - plans[1].memory["parameters"]
+    per_byte = 2.0 + 4 / 4  # of parameters: their gradients, and a copy of the dtype that computes
+    assert plans[1].memory["temporaries"] == pytest.approx(
+        plans[0].memory["temporaries"] - per_byte * less + 2 * plans[1].memory["frozen"]
+    )
+
+
 def test_a_plain_step_holds_nothing_else(home):
     experiment = tiny.one_layer(home)
     plan = plan_by_formula(experiment, POD, outline(experiment, POD))
