@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -192,7 +193,7 @@ def test_conversions_that_cannot_be(home, other, tmp_path, capsys):
 
 
 def test_a_config_adapts_in_low_rank_and_all_read_the_run(home, tmp_path, capsys, monkeypatch):
-    """As its file says, in few steps; the tokens of what is scored come from it too."""
+    """As its file says, in few steps."""
     monkeypatch.setenv("HAT_CACHE", str(tmp_path / "cache"))
     out, text = tmp_path / "adapted", home / "text.txt"
     result, _ = said(
@@ -215,7 +216,7 @@ def test_a_config_adapts_in_low_rank_and_all_read_the_run(home, tmp_path, capsys
     assert generated
     said(capsys, "convert", out, "--to", "hf", "--out", tmp_path / "hf")
     said(capsys, "convert", tmp_path / "hf", "--to", "native", "--out", tmp_path / "back")
-    again, _ = said(capsys, "evaluate", "bits-per-byte", tmp_path / "back", text)
-    assert again["bits_per_byte"] == pytest.approx(scored["bits_per_byte"], rel=1e-4)
+    backbones = [load_run(run).params["backbone"] for run in (out, tmp_path / "back")]
+    jax.tree.map(np.testing.assert_array_equal, *backbones)
     counted, _ = said(capsys, "params", out)
     assert counted["low_rank"] == {"backbone": 2 * 2 * (4 * (16 + 16) + 3 * (16 + 32))}

@@ -52,8 +52,8 @@ def test_the_last_part_is_read_and_the_mean_is_written(tied):
     np.testing.assert_array_equal(found.outputs, head)
     assert not found.inputs[-1].any()  # of no parts
     cached = RowCache(last_part, source)(PARTS)
-    for rows, wanted in zip(cached, found, strict=True):
-        np.testing.assert_array_equal(rows, wanted[:-1])
+    for rows, wanted in zip(cached, found, strict=True):  # a mean of 8 in another order
+        np.testing.assert_allclose(rows, wanted[:-1], rtol=0, atol=1e-6)
     assert [len(side) for side in RowCache(last_part, source)([])] == [0, 0]
     both = extended(source, found)
     base = inputs if tied else source.outputs
