@@ -22,14 +22,14 @@ from hat.commands.arguments import add_experiment, positive_int, read_experiment
 from hat.config import load as load_config
 from hat.data.sources import Skipped, Source
 from hat.dynamic_tokenization.boundaries import Encoded, encode
-from hat.dynamic_tokenization.embeddings import source_of
+from hat.dynamic_tokenization.embeddings import source_of, spellings_for
 from hat.dynamic_tokenization.merge_loop import _slot
 from hat.dynamic_tokenization.merging import learn
 from hat.dynamic_tokenization.search import Vocabulary
 from hat.errors import UserError
 from hat.models.llama import LlamaModel
 from hat.text.split_loop import compiled
-from hat.text.tokenizers import train_bpe
+from hat.text.tokenizers import Tokenizer, train_bpe
 
 TOKENIZER_BYTES = 1_000_000
 PARTS = 4  # of the tokens whose rows are predicted
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> dict:
     tokenizer = train_bpe([text[:TOKENIZER_BYTES]], model.config.num_tokens)
     result = merging(encode(text[: arguments.bytes], tokenizer, "word"), model, arguments)
     params = jax.jit(model.init)(jax.random.key(0))
-    result |= prediction(model, params, arguments)
+    result |= prediction(model, params, tokenizer, arguments)
     result |= searching(model, params, arguments)
     for name, value in result.items():
         print(f"{name:52} {value:14,.4g}")
@@ -137,14 +137,17 @@ def recount(symbols, opened, base, most):
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def prediction(model: LlamaModel, params, arguments: argparse.Namespace) -> dict[str, float]:
+def prediction(
+    model: LlamaModel, params, tokenizer: Tokenizer, arguments: argparse.Namespace
+) -> dict[str, float]:
     config = load_config(arguments.hypernetwork).model
     network = dataclasses.replace(config, base=model.config).build()
     its = jax.jit(network.init)(jax.random.key(1))
     source = jax.jit(lambda params: source_of(model, params))(params)
     parts = np.random.default_rng(0).integers(0, model.config.num_tokens, (ROWS, PARTS), np.int32)
+    spelled = spellings_for(network, tokenizer)
     predict = jax.jit(network.rows)
-    seconds = median(lambda: predict(its, None, source, parts), arguments.repeats)
+    seconds = median(lambda: predict(its, spelled, source, parts), arguments.repeats)
     return {f"rows a second by the hypernetwork, of {PARTS} parts": ROWS / seconds}
 
 

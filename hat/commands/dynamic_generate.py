@@ -1,9 +1,9 @@
 """Continues a prompt with a very large vocabulary, grown from a model's own by byte-pair merging.
 
 The merges are those of --text (one text a file, or "stdlib"), their rows those of a trained
---hypernetwork or made of their parts as --rows says. Every step scores the whole vocabulary, in blocks, exactly; --approximate
-takes the best of each block as TPUs do it fast. Recall of that search is printed for what was written.
-A drawn token is one of the 20 likeliest.
+--hypernetwork or made of their parts as --rows says. Every step scores the whole vocabulary, in
+blocks, exactly; --approximate takes the best of each block as TPUs do it fast. Recall of that search
+is printed for what was written. A drawn token is one of the 20 likeliest.
 """
 
 from __future__ import annotations

@@ -144,7 +144,8 @@ def _temporaries(experiment, mesh, outline, rows, state) -> float:
     if isinstance(experiment.model, HatConfig):
         pooled = experiment.data.row_length * experiment.model.connector.hidden_size * 4
         held += POOLED_HELD * rows * pooled / tensor
-    copies, params = GRADIENT_COPIES + (experiment.training.accumulation_steps > 1), state["parameters"]
+    copies = GRADIENT_COPIES + (experiment.training.accumulation_steps > 1)
+    params = state["parameters"]
     if experiment.training.lora.rank is not None:  # the sums and their gradients
         held += 2 * state["frozen"]
     return kept + widest + held + copies * params + params * size / 4

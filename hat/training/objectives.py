@@ -68,8 +68,8 @@ class Objective:
     its own. divisor: the ratio whose lower number divides the total; None: the number of targets
     does. frozen: parameters that it needs and does not train, as ShapeDtypeStructs; and
     frozen_axes, their logical axes; frozen_is_init: whether they are those of the model in
-    `Experiment.init`, as the forward pass uses them, and nothing else. origin: where they are from, kept in every checkpoint, which
-    none with another goes on from; JSON.
+    `Experiment.init`, as the forward pass uses them, and nothing else. origin: where they are
+    from, kept in every checkpoint, which none with another goes on from; JSON.
     """
 
     starts: Sequence[int] = (0,)

@@ -13,12 +13,13 @@ from tests.training import tiny
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_it_compares_all(tmp_path, monkeypatch):
+@pytest.mark.parametrize("config", ["hypernetwork", "hypernetwork_bytes"])
+def test_it_compares_all(tmp_path, monkeypatch, config):
     monkeypatch.setattr(dynamic, "read_experiment", lambda _: tiny.llama(tmp_path))
     monkeypatch.setattr(dynamic, "TOKENIZER_BYTES", 20_000)
     monkeypatch.setattr(dynamic, "ROWS", 8)
     arguments = argparse.Namespace(
-        hypernetwork=ROOT / "configs" / "hypernetwork.py", bytes=3000, merges=20, vocabulary=500,
+        hypernetwork=ROOT / "configs" / f"{config}.py", bytes=3000, merges=20, vocabulary=500,
         repeats=1,
     )  # fmt: skip
     found = dynamic.run(arguments)
