@@ -7,9 +7,11 @@ All weights are trained, at a tenth of the rate that quickstart_bpe.py begins wi
 
     --set training.lora.rank=16
 
-low-rank changes of the matrices of attention and MLP alone (hat.training.low_rank). How many merges a
-step takes is drawn anew (`training.objective.law`). Rows of merged tokens are means of parts, or with
-`--set training.objective.hypernetwork=RUN` those of a hypernetwork that was trained for the base.
+low-rank changes of the matrices of attention and MLP alone (hat.training.low_rank). How many merges
+a step takes is drawn anew (`training.objective.law`). Rows of merged tokens are made of their parts
+(`training.objective.rows`), or with `--set training.objective.hypernetwork=RUN` those of a
+hypernetwork that was trained for the base. `training.optimizer.parts` in a copy of this file freezes
+embedding or head.
 """
 
 import dataclasses

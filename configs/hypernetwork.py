@@ -5,8 +5,8 @@
 
 The model of RUN is not changed; its tokenizer and length of rows are taken. Every step merges its
 tokens by another table. The stack suits a base of quickstart_bpe.py's size; for a large one take its
-width (model.stack.hidden_size), as ZeTT does (arXiv 2405.07883). hypernetwork_bytes.py reads the bytes
-of tokens by the parts of a HAT.
+width (model.stack.hidden_size), as ZeTT does (arXiv 2405.07883). hypernetwork_bytes.py reads the
+bytes of tokens by the parts of a HAT.
 """
 
 from hat.data.config import DataConfig

@@ -3,9 +3,9 @@
     hat train configs/hypernetwork_bytes.py --set base=RUN data.source=TEXT --out runs/hypernetwork
     hat dynamic apply RUN --text FILE --hypernetwork runs/hypernetwork
 
-The byte encoder reads the spelling of a new token and the connector pools it, as both do with a word;
-what they make of it is added to the mean of the rows of the token's parts. A row costs somewhat fewer
-FLOPs than one of hypernetwork.py.
+The byte encoder reads the spelling of a new token and the connector pools it, as both do with a
+word; what they make of it is added to the mean of the rows of the token's parts. A row costs
+somewhat fewer FLOPs than one of hypernetwork.py.
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 
 Each FILE is one text (give a file a language). Prints the merged tokens that it makes most of, the
 positions that are saved, and bits per byte at several reductions: with rows of merged tokens that are
-means of their parts ("mean"), with embeddings of their last parts ("last"; heads stay means), and with
-those of a trained --hypernetwork.
+means of their parts ("mean"), with embeddings of their last parts ("last"; heads stay means), and
+with those of a trained --hypernetwork.
 
 --scope example (the default) counts the pairs of a text in that text; its table of merges is then
 part of what the text costs ("of it the table"). --scope corpus learns the table from --merges-from,

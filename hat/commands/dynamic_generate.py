@@ -2,8 +2,8 @@
 
 The merges are those of --text (one text a file, or "stdlib"), their rows those of a trained
 --hypernetwork or made of their parts as --rows says. Every step scores the whole vocabulary, in
-blocks, exactly; --approximate takes the best of each block as TPUs do it fast. Recall of that search
-is printed for what was written. A drawn token is one of the 20 likeliest.
+blocks, exactly; --approximate takes the best of each block as TPUs do it fast. Recall of that
+search is printed for what was written. A drawn token is one of the 20 likeliest.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 For a HAT the second column counts the layout of the released checkpoints (arXiv 2603.15953): a
 byte embedding of 256 rows, and in the decoder's cross-attention the query and key weights that a
-softmax over a single key leaves without effect. Where training.lora.rank is set, another column counts
-what is trained.
+softmax over a single key leaves without effect. Where training.lora.rank is set, another column
+counts what is trained.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ def transfer(
     experiment = read_base(path)
     if method == "last" and experiment.model.tie_embeddings:
         raise UserError(
-            f"{path}: --method last makes embeddings and heads that differ, and here they are one; use "
-            "--method mean"
+            f"{path}: --method last makes embeddings and heads that differ, and here they are one; "
+            "use --method mean"
         )
     source = open_source(path)
     if source.tokenizer is None:

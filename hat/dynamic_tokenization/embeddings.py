@@ -4,9 +4,9 @@ A predictor is a function of the base's rows and of new tokens, given by their b
 
     predictor(source: TokenRows [V, d], parts: int32 [N, L], -1 after the last) -> TokenRows [N, d]
 
-`mean_of_parts`, `last_part` (hat.models.hypernetwork) and a trained hypernetwork are such functions of
-arrays; `KnownSpellings` puts exact lookup before any of them. `RowCache` makes rows of many tokens: each
-distinct one once, in blocks of one shape.
+`mean_of_parts`, `last_part` (hat.models.hypernetwork) and a trained hypernetwork are such functions
+of arrays; `KnownSpellings` puts exact lookup before any of them. `RowCache` makes rows of many
+tokens: each distinct one once, in blocks of one shape.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ class RowCache:
 
 
 def extended(source: TokenRows, rows: TokenRows) -> TokenRows:
-    """The base's rows, untouched, and then those of new tokens, which may have heads of their own where
-    the base's are its embeddings."""
+    """The base's rows, untouched, and then those of new tokens, which may have heads of their own
+    where the base's are its embeddings."""
     inputs, outputs = source
     if outputs is None and rows.outputs is not None:
         outputs = inputs

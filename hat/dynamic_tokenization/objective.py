@@ -4,8 +4,8 @@ A step draws rows of the training text, counts a table of merges in them (with n
 tokenizer, arXiv 2405.07883 section 3.2), draws how many of them it takes (arXiv 2411.18553 section
 3.3), and reads its batch in merged tokens. What is minimised is the cross-entropy of the next merged
 token over all base tokens and all of the step's table. Either the model itself is trained, with rows
-of merged tokens that are made of their parts or those of a given hypernetwork, or the hypernetwork is,
-and the model stays as it is.
+of merged tokens that are made of their parts or those of a given hypernetwork, or the hypernetwork
+is, and the model stays as it is.
 
 The table is that of the step, not of its rows: it is drawn from the seed and the number of the batch
 alone, so that every process has the same one, and a resumed run too.

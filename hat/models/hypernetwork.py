@@ -52,12 +52,13 @@ def mean_of_parts(source: TokenRows, parts: jax.Array) -> TokenRows:
 
 
 def last_part(source: TokenRows, parts: jax.Array) -> TokenRows:
-    """The embedding of the last part, and the mean of the parts' heads, also where the two are tied.
+    """The embedding of the last part, and the mean of the parts' heads, also where the two are
+    tied.
 
-    A causal model has read the parts before the last when it comes to it, so that the last one's row
-    is what it is used to at that place: the suffix expansion of byte models (arXiv 2512.15586, section
-    3: the longest token that ends there), kept to tokens that the model's own spelling has. Arguments
-    as in `mean_of_parts`.
+    A causal model has read the parts before the last when it comes to it, so that the last one's
+    row is what it is used to at that place: the suffix expansion of byte models (arXiv 2512.15586,
+    section 3: the longest token that ends there), kept to tokens that the model's own spelling has.
+    Arguments as in `mean_of_parts`.
     """
     count = (parts >= 0).sum(axis=1)
     last = jnp.take_along_axis(parts, jnp.maximum(count - 1, 0)[:, None], axis=1)

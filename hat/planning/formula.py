@@ -115,7 +115,7 @@ def plan_by_formula(experiment: Experiment, topology: Topology, outline: Outline
 
 
 def _temporaries(experiment, mesh, outline, rows, state) -> float:
-    """Bytes, with `rows` rows a chip and micro-batch, beside what `shard_bytes` says of the state."""
+    """Bytes, with `rows` rows a chip and micro-batch. state: what `shard_bytes` says."""
     remat, tensor = experiment.model.remat, mesh["tensor"]
     size = np.dtype(outline.model.config.dtype).itemsize
     kept, widest = 0.0, 0.0

@@ -66,7 +66,7 @@ def trace_step(experiment: Experiment, mesh: AnyMesh) -> jax.stages.Traced:
 
 
 class _NoTexts:
-    """In place of a ByteTeacher, which has its part before the step: rows of padding have no text."""
+    """In place of a ByteTeacher, whose part is before the step: rows of padding have no text."""
 
     def logprobs_of(self, texts):
         return []

@@ -250,7 +250,8 @@ class DynamicConfig:
       of the training text, and every count is multiplied by exp(noise * g), g standard normal.
     most_parts: base tokens of a merged one at most.
     hypernetwork: the run that predicts rows of merged tokens where the model itself is trained; None:
-      they are made as `rows` says, "mean" or "last" (hat.models.hypernetwork.mean_of_parts, last_part).
+      they are made as `rows` says, "mean" or "last" (hat.models.hypernetwork.mean_of_parts,
+      last_part).
     """
 
     boundary: str = "word"
@@ -309,8 +310,8 @@ class TrainingConfig:
     stall_seconds: a step that takes longer ends the process with a report, for the launcher to
       start it again (hat.training.watchdog); None waits for ever.
     objective: what is minimised; None is the cross-entropy of the next byte or token.
-    lora: with a rank, low-rank changes of the weights of `Experiment.init` are trained, and they are
-      not.
+    lora: with a rank, low-rank changes of the weights of `Experiment.init` are trained, and they
+      are not.
     """
 
     steps: int | None = None

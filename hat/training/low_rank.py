@@ -1,7 +1,7 @@
 """Low-rank adaptation: what a trained model is to learn anew is learned in a few numbers.
 
-Hu et al., arXiv 2106.09685. Of a matrix W [in, out] of the model in `Experiment.init` what is trained
-are A [in, r] and B [r, out] of
+Hu et al., arXiv 2106.09685. Of a matrix W [in, out] of the model in `Experiment.init` what is
+trained are A [in, r] and B [r, out] of
 
     W + (alpha / r) A B,
 
@@ -42,8 +42,8 @@ NAME = "low_rank"  # of the part that A and B are, in a state and its checkpoint
 
 
 class Kernel(NamedTuple):
-    """A matrix that is changed: the names that lead to it, without "kernel"; its shape [..., in, out]
-    and logical axes."""
+    """A matrix that is changed: the names that lead to it, without "kernel"; its shape [..., in,
+    out] and logical axes."""
 
     path: tuple[str, ...]
     shape: tuple[int, ...]
@@ -87,8 +87,8 @@ class Factors:
 
     @functools.partial(jax.jit, static_argnums=0)
     def add_to(self, base: Params, params: Params) -> Params:
-        """W + (alpha / r) A B for every matrix that is changed, summed in float32, in the dtype of W;
-        base: the parameters of the model."""
+        """W + (alpha / r) A B for every matrix that is changed, summed in float32, in the dtype of
+        W; base: the parameters of the model."""
 
         def added(base, factors):
             if set(factors) != {"a", "b"}:
@@ -138,14 +138,15 @@ def changed_kernels(config: LoraConfig, model: LanguageModel) -> list[Kernel]:
     chosen = [k for k in kernels if k.path[0] in parts and k.path[-1] in config.matrices]
     if not chosen:
         raise UserError(
-            f"training.lora: there is no {' or '.join(config.matrices)} in {', '.join(sorted(parts))}"
+            f"training.lora: there is no {' or '.join(config.matrices)} in "
+            f"{', '.join(sorted(parts))}"
         )
     smallest = min(chosen, key=lambda kernel: min(kernel.shape[-2:]))
     if config.rank > min(smallest.shape[-2:]):
         size_in, size_out = smallest.shape[-2:]
         raise UserError(
-            f"training.lora.rank={config.rank}: {'/'.join(smallest.path)} is a matrix of {size_in} by "
-            f"{size_out}; set {min(size_in, size_out)} at most, or name other matrices or parts"
+            f"training.lora.rank={config.rank}: {'/'.join(smallest.path)} is a matrix of {size_in} "
+            f"by {size_out}; set {min(size_in, size_out)} at most, or name other matrices or parts"
         )
     return chosen
 

@@ -134,8 +134,8 @@ class Program:
         return self.objective.whole(params, self.frozen)
 
     def saved(self, state: TrainState) -> TrainState:
-        """What a checkpoint holds of a state: the parameters of the model, which are what readers of
-        a run look for, and those that are trained, where they are others."""
+        """What a checkpoint holds of a state: the parameters of the model, which are what readers
+        of a run look for, and those that are trained, where they are others."""
         return state._replace(params=self.whole(state.params) | state.params)
 
     def step(

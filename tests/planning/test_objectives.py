@@ -1,4 +1,4 @@
-"""Plans of steps with an objective: their batches, what they hold that is not trained, their stages."""
+"""Plans of steps with an objective: batches, what they hold that is not trained, stages."""
 
 from __future__ import annotations
 

@@ -55,7 +55,8 @@ def drawn(factors: Factors, seed: int = 0):
 def tokens(seed: int = 0) -> dict[str, np.ndarray]:
     ids = np.random.default_rng(seed).integers(0, 40, (1, LENGTH)).astype(np.int32)
     ones = np.ones_like(ids)
-    return {"tokens": ids, "segment": ones, "position": np.arange(LENGTH)[None], "token_bytes": ones}
+    position = np.arange(LENGTH)[None]
+    return {"tokens": ids, "segment": ones, "position": position, "token_bytes": ones}
 
 
 def test_it_begins_as_the_model_it_departs_from():
