@@ -10,12 +10,12 @@ llama2.c .bin file, a folder in the released TFree-HAT layout, or a run of `hat 
 
 Numbers and dtypes stay as they are, bit for bit. DIR appears whole or not at all.
 
-  --method omp|mean|last|hypernetwork   the run of a Llama with the tokenizer of --tokenizer, not
-                                        trained
+  --method omp|mean|last|suffix|hypernetwork   the run of a Llama with the tokenizer of --tokenizer,
+                                               not trained
 
 There the rows of tokens that both tokenizers spell alike stay, and the others are made: from those of
-their parts (mean; last: the embedding of the last part; hypernetwork), or as in a donor, which
---tokenizer then is (omp).
+their parts (mean; hypernetwork; last and suffix: mean heads, and the embedding of the last part, or of
+the longest token that the new one ends with), or as in a donor, which --tokenizer then is (omp).
 """
 
 from __future__ import annotations

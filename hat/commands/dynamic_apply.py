@@ -2,8 +2,9 @@
 
 Each FILE is one text (give a file a language). Prints the merged tokens that it makes most of, the
 positions that are saved, and bits per byte at several reductions: with rows of merged tokens that are
-means of their parts ("mean"), with embeddings of their last parts ("last"; heads stay means), and
-with those of a trained --hypernetwork.
+means of their parts ("mean"); with the embedding of the last part ("last"), or of the longest token
+that the text of the merged one ends with ("suffix"), where heads stay means; and with those of a
+trained --hypernetwork.
 
 --scope example (the default) counts the pairs of a text in that text; its table of merges is then
 part of what the text costs ("of it the table"). --scope corpus learns the table from --merges-from,
@@ -59,6 +60,7 @@ def run(arguments: argparse.Namespace) -> dict:
         KnownSpellings,
         RowCache,
         source_of,
+        untrained,
     )
     from hat.dynamic_tokenization.measure import Reader
     from hat.dynamic_tokenization.merging import learn
@@ -67,14 +69,14 @@ def run(arguments: argparse.Namespace) -> dict:
     texts = [read_text(path, None) for path in arguments.text]
     loaded = load_base(arguments.model)
     model, params, tokenizer = loaded.model, loaded.params, loaded.tokenizer
-    predictors, most_parts = dict(PREDICTORS), arguments.most_parts or 8
+    ways = {way: untrained(way, tokenizer) for way in PREDICTORS}
+    most_parts = arguments.most_parts or 8
     if arguments.hypernetwork is not None:
-        predictors["hypernetwork"], its_parts = load_hypernetwork(
-            arguments.hypernetwork, model, tokenizer
-        )
+        predictor, its_parts = load_hypernetwork(arguments.hypernetwork, model, tokenizer)
+        ways["hypernetwork"] = predictor, KnownSpellings(tokenizer)
         most_parts = arguments.most_parts or its_parts
-    source, known = source_of(model, params), KnownSpellings(tokenizer)
-    caches = {name: RowCache(predictor, source, known) for name, predictor in predictors.items()}
+    source = source_of(model, params)
+    caches = {way: RowCache(predictor, source, known) for way, (predictor, known) in ways.items()}
 
     base, table = model.config.num_ids, None
     if arguments.scope == "corpus":

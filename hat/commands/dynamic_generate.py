@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hypernetwork", metavar="RUN", type=Path, help="a trained one")
     parser.add_argument("--rows", choices=ROWS,
                         help="without --hypernetwork: means of parts (mean, the default), or with "
-                        "embeddings of last parts (last)")
+                        "embeddings of last parts (last) or of longest suffixes (suffix)")
     parser.add_argument("--temperature", metavar="T", type=float, default=0.0,
                         help="0 (default): the likeliest token")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="(default: 0)")
@@ -46,24 +46,25 @@ def run(arguments: argparse.Namespace) -> dict:
     from hat.dynamic_tokenization.base import load_base, load_hypernetwork
     from hat.dynamic_tokenization.boundaries import check_boundary
     from hat.dynamic_tokenization.embeddings import (
-        PREDICTORS,
         KnownSpellings,
         RowCache,
         source_of,
+        untrained,
     )
     from hat.dynamic_tokenization.large_vocabulary import CANDIDATES, LargeModel, grow
 
     check_boundary(arguments.boundary)
     loaded = load_base(arguments.model)
     model, params, tokenizer = loaded.model, loaded.params, loaded.tokenizer
-    predictor, most_parts = PREDICTORS[arguments.rows or "mean"], None
+    (predictor, known), most_parts = untrained(arguments.rows or "mean", tokenizer), None
     if arguments.hypernetwork is not None:
         predictor, most_parts = load_hypernetwork(arguments.hypernetwork, model, tokenizer)
+        known = KnownSpellings(tokenizer)
     texts = [document.data for document in Source(arguments.text).documents(Skipped())]
     table = grow(
         tokenizer, model.config.num_ids, texts, arguments.vocabulary, arguments.boundary, most_parts
     )
-    rows = RowCache(predictor, source_of(model, params), KnownSpellings(tokenizer), len(table))
+    rows = RowCache(predictor, source_of(model, params), known, len(table))
     large = LargeModel(model, params, tokenizer, table, rows, arguments.boundary)
     made = large.write(
         raw(arguments.prompt), arguments.tokens, temperature=arguments.temperature,

@@ -27,13 +27,13 @@ def transfer(
     `out` then."""
     from hat.dynamic_tokenization import transfer as rows
     from hat.dynamic_tokenization.base import load_hypernetwork, read_base
-    from hat.dynamic_tokenization.embeddings import PREDICTORS
+    from hat.dynamic_tokenization.embeddings import KnownSpellings, untrained
     from hat.training.converted_run import local_shardings, read_params, write_run
 
     experiment = read_base(path)
-    if method == "last" and experiment.model.tie_embeddings:
+    if method in ("last", "suffix") and experiment.model.tie_embeddings:
         raise UserError(
-            f"{path}: --method last makes embeddings and heads that differ, and here they are one; "
+            f"{path}: --method {method} makes embeddings and heads that differ, and here they are one; "
             "use --method mean"
         )
     source = open_source(path)
@@ -54,9 +54,10 @@ def transfer(
     else:
         if method == "hypernetwork":
             predictor, _ = load_hypernetwork(hypernetwork, model, source.tokenizer)
+            known = KnownSpellings(source.tokenizer)
         else:
-            predictor = PREDICTORS[method]
-        made = rows.by_parts(base, source.tokenizer, target, new, predictor)
+            predictor, known = untrained(method, source.tokenizer)
+        made = rows.by_parts(base, source.tokenizer, target, new, predictor, known)
     config = dataclasses.replace(
         experiment.model,
         num_tokens=target.vocab_size,

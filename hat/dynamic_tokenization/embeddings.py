@@ -19,15 +19,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hat.models.hypernetwork import RowPredictor, TokenRows, last_part, mean_of_parts
+from hat.models.hypernetwork import (
+    RowPredictor,
+    TokenRows,
+    last_part,
+    last_suffix,
+    mean_of_parts,
+)
 from hat.models.llama import LlamaModel
 from hat.models.model import Params
+from hat.text.split_loop import compiled
 from hat.text.tokenizers import Tokenizer
 
 Predictor = Callable[[TokenRows, jax.Array], TokenRows]
 Parts = tuple[int, ...]
 
-PREDICTORS: dict[str, Predictor] = {"mean": mean_of_parts, "last": last_part}  # not trained
+PREDICTORS: dict[str, Predictor] = {  # that are not trained
+    "mean": mean_of_parts, "last": last_part, "suffix": last_suffix,
+}  # fmt: skip
 BLOCK = 1024  # tokens whose rows are predicted at once
 
 
@@ -143,7 +152,73 @@ def extended(source: TokenRows, rows: TokenRows) -> TokenRows:
     ))  # fmt: skip
 
 
+# --- suffixes -------------------------------------------------------------------------------------
+
+
+class Suffixes:
+    """The tokens of a vocabulary as a trie of reversed spellings."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        nodes: list[dict[int, int]] = [{}]
+        token_at = [-1]
+        for token in reversed(range(tokenizer.vocab_size)):  # of equal spellings the first id stays
+            node, spelled = 0, tokenizer.token_bytes(token)
+            for byte in reversed(spelled):
+                if byte not in nodes[node]:
+                    nodes[node][byte] = len(nodes)
+                    nodes.append({})
+                    token_at.append(-1)
+                node = nodes[node][byte]
+            if spelled:
+                token_at[node] = token
+        self._child = np.full((len(nodes), 256), -1, np.int32)
+        for node, children in enumerate(nodes):
+            self._child[node, list(children)] = list(children.values())
+        self._token_at = np.array(token_at, np.int32)
+
+    def __call__(self, text: bytes) -> np.ndarray:
+        """int32 [T]: for each byte the longest token that ends with it, and lies in the text: it
+        depends on nothing behind the byte."""
+        return longest_suffixes(np.frombuffer(text, np.uint8), self._child, self._token_at)
+
+
+@compiled
+def longest_suffixes(text, child, token_at):
+    out = np.full(len(text), -1, np.int32)
+    for end in range(len(text)):
+        node, place = 0, end
+        while place >= 0:
+            node = child[node, text[place]]
+            if node < 0:
+                break
+            if token_at[node] >= 0:
+                out[end] = token_at[node]
+            place -= 1
+    return out
+
+
+class SuffixSpellings(KnownSpellings):
+    """The same, and behind the parts of every token the longest base token that it ends with, for
+    `last_suffix`."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        super().__init__(tokenizer)
+        self._suffixes = Suffixes(tokenizer)
+
+    def __call__(self, parts: Sequence[Parts]) -> list[Parts]:
+        spelled = (b"".join(map(self._bytes, its)) for its in parts)
+        return [(*its, int(self._suffixes(text)[-1]))
+                for its, text in zip(super().__call__(parts), spelled)]  # fmt: skip
+
+
+def untrained(way: str, tokenizer: Tokenizer) -> tuple[Predictor, KnownSpellings]:
+    """A predictor of `PREDICTORS`, and what is to prepare the parts it reads; for `RowCache`."""
+    spellings = SuffixSpellings if way == "suffix" else KnownSpellings
+    return PREDICTORS[way], spellings(tokenizer)
+
+
 __all__ = [
-    "BLOCK", "KnownSpellings", "PREDICTORS", "Parts", "Predictor", "RowCache", "extended",
-    "hypernetwork", "last_part", "mean_of_parts", "pad_parts", "source_of", "spellings_for",
+    "BLOCK", "KnownSpellings", "PREDICTORS", "Parts", "Predictor", "RowCache",
+    "SuffixSpellings", "Suffixes", "extended", "hypernetwork", "last_part", "last_suffix",
+    "longest_suffixes", "mean_of_parts", "pad_parts", "source_of", "spellings_for", "untrained",
 ]  # fmt: skip

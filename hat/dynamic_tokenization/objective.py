@@ -23,13 +23,7 @@ import numpy as np
 from hat.data.mixture import prepare_mixture
 from hat.dynamic_tokenization.base import check_hypernetwork, read_base
 from hat.dynamic_tokenization.boundaries import Encoded, check_boundary, piece_starts
-from hat.dynamic_tokenization.embeddings import (
-    PREDICTORS,
-    KnownSpellings,
-    hypernetwork,
-    pad_parts,
-    source_of,
-)
+from hat.dynamic_tokenization.embeddings import hypernetwork, pad_parts, source_of, untrained
 from hat.dynamic_tokenization.measure import symbol_bytes
 from hat.dynamic_tokenization.merging import (
     MergeTable,
@@ -75,7 +69,10 @@ class Dynamic(Objective):
     ):
         self._config, self._tokenizer, self._base, self._seed = config, tokenizer, base, seed
         self._frozen_model, self._folder = frozen_model, folder
-        self._known = KnownSpellings(tokenizer)
+        # Where a hypernetwork makes the rows, it reads the parts alone.
+        way = config.rows if frozen_model is None else "mean"
+        self._predictor, self._known = untrained(way, tokenizer)
+        self._most_parts = config.most_parts + (way == "suffix")
         self._pool = [self._encoded(*row) for row in zip(pool["tokens"], pool["segment"])]
         if frozen_model is not None:
             self.frozen = jax.eval_shape(
@@ -181,7 +178,7 @@ class Dynamic(Objective):
             row = Row(symbols[kept], lengths)
             rows.append(expand_tokens(row, length, token_bytes, self._tokenizer.pad))
         parts = pad_parts(
-            self._known(table.parts()), self._config.most_parts, self._config.most_merges
+            self._known(table.parts()), self._most_parts, self._config.most_merges
         )
         merged = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         return batch | merged | {
@@ -211,7 +208,7 @@ class Dynamic(Objective):
         elif self._frozen_model is not None:
             rows = hypernetwork(self._frozen_model, frozen, self._tokenizer)(source, parts)
         else:
-            rows = PREDICTORS[self._config.rows](source, parts)
+            rows = self._predictor(source, parts)
         whole = merged_params(base_params, rows, batch["unit_count"][0])
         sums = MergedLlama(base.config).loss(whole, batch)
         before = batch["base_length"].sum().astype(np.float32)

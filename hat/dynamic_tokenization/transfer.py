@@ -65,10 +65,11 @@ def by_parts(
     target: Tokenizer,
     new: Sequence[int],
     predictor: Predictor,
+    known: KnownSpellings,
 ) -> TokenRows:
-    """Rows of new tokens from the base tokens that spell them."""
+    """Rows of new tokens from the base tokens that spell them, as `known` prepares them."""
     source = TokenRows(*(None if side is None else jnp.asarray(side) for side in base))
-    cache = RowCache(predictor, source, KnownSpellings(tokenizer), capacity=0)
+    cache = RowCache(predictor, source, known, capacity=0)
     return cache([tuple(tokenizer.encode(target.token_bytes(token)).tolist()) for token in new])
 
 

@@ -56,15 +56,31 @@ def last_part(source: TokenRows, parts: jax.Array) -> TokenRows:
     tied.
 
     A causal model has read the parts before the last when it comes to it, so that the last one's
-    row is what it is used to at that place: the suffix expansion of byte models (arXiv 2512.15586,
-    section 3: the longest token that ends there), kept to tokens that the model's own spelling has.
-    Arguments as in `mean_of_parts`.
+    row is what it is used to at that place. Arguments as in `mean_of_parts`.
     """
-    count = (parts >= 0).sum(axis=1)
-    last = jnp.take_along_axis(parts, jnp.maximum(count - 1, 0)[:, None], axis=1)
-    means = mean_of_parts(source, parts)
+    last, _ = _split_last(parts)
+    return _read_and_written(source, last, parts)
+
+
+def last_suffix(source: TokenRows, parts: jax.Array) -> TokenRows:
+    """The same where the last of `parts` is no part, but the longest token that the token ends with:
+    suffix expansion (arXiv 2512.15586, section 3), which may cross the parts."""
+    last, parts = _split_last(parts)
+    return _read_and_written(source, last, parts)
+
+
+def _split_last(parts: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The last of the parts int [N, 1], and those before it int [N, L]."""
+    count = (parts >= 0).sum(axis=1)[:, None]
+    last = jnp.take_along_axis(parts, jnp.maximum(count - 1, 0), axis=1)
+    return last, jnp.where(jnp.arange(parts.shape[1]) < count - 1, parts, -1)
+
+
+def _read_and_written(source: TokenRows, read: jax.Array, written: jax.Array) -> TokenRows:
+    """The embeddings of tokens int [N, 1], and the means of the heads of parts int [N, L]."""
+    means = mean_of_parts(source, written)
     outputs = means.inputs if means.outputs is None else means.outputs
-    return TokenRows(mean_of_parts(TokenRows(source.inputs, None), last).inputs, outputs)
+    return TokenRows(mean_of_parts(TokenRows(source.inputs, None), read).inputs, outputs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -234,7 +234,7 @@ class PreferenceConfig:
 
 
 MERGE_LAWS = ("uniform", "gaussian")
-ROWS = ("mean", "last")
+ROWS = ("mean", "last", "suffix")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,8 +250,7 @@ class DynamicConfig:
       of the training text, and every count is multiplied by exp(noise * g), g standard normal.
     most_parts: base tokens of a merged one at most.
     hypernetwork: the run that predicts rows of merged tokens where the model itself is trained; None:
-      they are made as `rows` says, "mean" or "last" (hat.models.hypernetwork.mean_of_parts,
-      last_part).
+      they are made as `rows` says: "mean", "last" or "suffix" (hat.dynamic_tokenization.embeddings).
     """
 
     boundary: str = "word"

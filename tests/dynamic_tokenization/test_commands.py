@@ -61,11 +61,11 @@ def test_apply_shows_tokens_and_bits(home, capsys):
         assert shown["merges"] > 0 and shown["tokens"]
     assert [(point["reduction"], point["rows"]) for point in result["curve"]] == [
         (wanted, rows) for wanted in (0.0, 0.1, 0.2)
-        for rows in ("mean", "last", "hypernetwork")
+        for rows in ("mean", "last", "suffix", "hypernetwork")
     ]
     plain = result["curve"][0]["bits_per_byte"]
-    assert [p["bits_per_byte"] for p in result["curve"][1:3]] == pytest.approx([plain] * 2)
-    assert len({p["bits_per_byte"] for p in result["curve"][3:]}) == 6
+    assert [p["bits_per_byte"] for p in result["curve"][1:4]] == pytest.approx([plain] * 3)
+    assert len({p["bits_per_byte"] for p in result["curve"][4:]}) >= 6
     assert all(0 < p["table_bits_per_byte"] < p["bits_per_byte"] for p in result["curve"])
     evaluated, _ = said(capsys, "evaluate", "bits-per-byte", home / "base", *files)
     one_bit_a_text = 2 / sum(path.stat().st_size for path in files)
@@ -77,7 +77,7 @@ def test_apply_with_a_table_from_elsewhere_and_with_a_batch(home, capsys):
     words = ["dynamic", "apply", home / "base", "--text", home / "text.txt", "--reduction", "0.1"]
     result, _ = said(capsys, *words, "--scope", "corpus", "--merges-from", home / "other.txt",
                      "--points", 1)
-    assert [point["table_bits_per_byte"] for point in result["curve"]] == [0] * 4
+    assert [point["table_bits_per_byte"] for point in result["curve"]] == [0] * 6
     result, told = said(capsys, *words, "--scope", "batch")
     assert result["curve"] == [] and "no bits per byte" in told
 
@@ -129,7 +129,7 @@ def other(home):
     return folder
 
 
-@pytest.mark.parametrize("method", ["mean", "last", "hypernetwork", "omp"])
+@pytest.mark.parametrize("method", ["mean", "last", "suffix", "hypernetwork", "omp"])
 def test_another_tokenizer(home, other, method, tmp_path, capsys):
     words = ["convert", home / "base", "--method", method, "--out", tmp_path / "new",
              "--tokenizer", home / "donor" if method == "omp" else other]  # fmt: skip
@@ -151,7 +151,10 @@ def test_another_tokenizer(home, other, method, tmp_path, capsys):
                 np.testing.assert_array_equal(rows[token], old[spelled[text]])
             elif method == "last" and side is sides[0]:
                 np.testing.assert_array_equal(rows[token], old[its.encode(text)[-1]])
-            elif method in ("mean", "last"):
+            elif method == "suffix" and side is sides[0]:
+                longest = max((text[i:] for i in range(len(text)) if text[i:] in spelled), key=len)
+                np.testing.assert_array_equal(rows[token], old[spelled[longest]])
+            elif method in ("mean", "last", "suffix"):
                 mean = old[its.encode(text)].astype(np.float64).mean(axis=0)
                 np.testing.assert_allclose(rows[token], mean, rtol=0, atol=1e-6)
         for mine, theirs in ((new.bos, its.bos), (new.eot, its.eot), (new.pad, its.pad)):

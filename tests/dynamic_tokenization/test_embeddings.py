@@ -5,13 +5,17 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 from hat.dynamic_tokenization import embeddings
 from hat.dynamic_tokenization.embeddings import (
     KnownSpellings,
     RowCache,
+    Suffixes,
+    SuffixSpellings,
     extended,
     last_part,
+    last_suffix,
     mean_of_parts,
     pad_parts,
     source_of,
@@ -19,7 +23,7 @@ from hat.dynamic_tokenization.embeddings import (
 from hat.errors import UserError
 from hat.models.hypernetwork import HypernetworkConfig
 from tests.dynamic_tokenization.models import HYPER_STACK, hypernetwork, llama
-from tests.dynamic_tokenization.texts import bpe
+from tests.dynamic_tokenization.texts import TEXTS, bpe
 
 PARTS = [(3,), (5, 9), (9, 5), (270, 3, 3, 1), (299,), (1, 2, 3, 4, 5, 6, 7, 8), (5, 9)]
 
@@ -147,6 +151,35 @@ def test_a_spelling_that_is_a_token_is_that_token():
     halves = tuple(int(its.encode(half)[0]) for half in (b" ", b"t", b"h", b"e"))
     assert its.decode(halves) == b" the"
     assert KnownSpellings(its)([halves, halves[::-1]]) == [(the,), halves[::-1]]
+
+
+@settings(max_examples=80)
+@given(text=TEXTS)
+def test_longest_suffixes_by_brute_force(text):
+    its = bpe()
+    suffixes = Suffixes(its)
+    known = {}
+    for token in range(its.vocab_size):
+        known.setdefault(its.token_bytes(token), token)
+    for end, found in enumerate(suffixes(text).tolist()):
+        best = max((text[start : end + 1] for start in range(end + 1)
+                    if text[start : end + 1] in known), key=len)  # fmt: skip
+        assert found == known[best]
+    cut = text[: len(text) // 2]
+    np.testing.assert_array_equal(suffixes(cut), suffixes(text)[: len(cut)])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_suffix_is_read_and_the_mean_of_the_parts_is_written(tied):
+    its, source = bpe(), source_of(*llama(tied))
+    letters = [tuple(int(its.encode(bytes([byte]))[0]) for byte in text) for text in (b"x the", b"a")]
+    found = SuffixSpellings(its)(letters)
+    assert found[0][:-1] == letters[0] and its.token_bytes(found[0][-1]) == b" the"
+    assert found[1] == letters[1] * 2  # one part is its own suffix
+    rows = last_suffix(source, pad_parts(found, 9))
+    inputs, mean = np.asarray(source.inputs), mean_of_parts(source, pad_parts(letters, 9))
+    np.testing.assert_array_equal(rows.inputs, inputs[[its[-1] for its in found]])
+    np.testing.assert_array_equal(rows.outputs, sides(mean)[-1])
 
 
 def test_a_hypernetwork_needs_its_base():
