@@ -3,10 +3,11 @@
 Trains a Llama over 4,096 byte-pair tokens (configs/quickstart_bpe.py) on --text; on top of it a
 hypernetwork (configs/hypernetwork.py), and two models that go on to learn with merge counts sampled
 per step (configs/dynamic_adaptation.py), one with means of parts, one with the hypernetwork's rows.
-Held-out text is then read at rising reductions by four: the base with means and with the
-hypernetwork, and the two adapted ones. The table of merges is that of the training text and is owed
-nothing (scope corpus); beside it, texts with tables of their own (scope example), what those cost
-added. With --parallel DIR (a file a language, as FLORES-200 or UDHR have it) the same per language.
+Held-out text is then read at rising reductions by five: the base with means, with embeddings of last
+parts and with the hypernetwork, and the two adapted ones. The table of merges is that of the training
+text and is owed nothing (scope corpus); beside it, texts with tables of their own (scope example),
+what those cost added. With --parallel DIR (a file a language, as FLORES-200 or UDHR have it) the same
+per language.
 
 The published shape to confirm or refute (arXiv 2411.18553): means fall off, while a hypernetwork with
 sampled merges is nearly flat up to 15 to 20 % fewer positions. Half an hour on two cores; whatever is
@@ -24,7 +25,7 @@ from hat.commands.arguments import positive_int
 from hat.config import load as load_config
 from hat.dynamic_tokenization.base import fit_to_base, load_base, load_hypernetwork
 from hat.dynamic_tokenization.boundaries import encode
-from hat.dynamic_tokenization.embeddings import KnownSpellings, RowCache, mean_of_parts, source_of
+from hat.dynamic_tokenization.embeddings import KnownSpellings, RowCache, source_of, untrained
 from hat.dynamic_tokenization.measure import Reader, costs, together
 from hat.dynamic_tokenization.merging import largest_reduction, learn
 from hat.dynamic_tokenization.objective import Dynamic
@@ -38,11 +39,12 @@ from hat.training.progress import warn
 
 HELDOUT = 0.02
 REDUCTIONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
-ARMS = {  # by name: the run that reads, and whether the hypernetwork gives the rows
-    "mean": ("base", False),
-    "hypernetwork": ("base", True),
-    "adapted, mean": ("adapted-mean", False),
-    "adapted, hypernetwork": ("adapted-hypernetwork", True),
+ARMS = {  # by name: the run that reads, and what its rows of merged tokens are
+    "mean": ("base", "mean"),
+    "last": ("base", "last"),
+    "hypernetwork": ("base", "hypernetwork"),
+    "adapted, mean": ("adapted-mean", "mean"),
+    "adapted, hypernetwork": ("adapted-hypernetwork", "hypernetwork"),
 }
 FLAT = 0.02  # a curve that has risen by less is called flat
 MOST_PARTS = 4  # base tokens of a merged one, as in the configs
@@ -182,14 +184,14 @@ def head(path: Path, num_bytes: int) -> list[str]:
 
 def opened(out: Path, arm: str) -> tuple[Run, RowCache]:
     """The run that an arm reads with, and its rows of merged tokens."""
-    folder, by_hypernetwork = ARMS[arm]
-    loaded, predictor = load_base(out / folder), mean_of_parts
-    if by_hypernetwork:
-        predictor, _ = load_hypernetwork(
-            out / "hypernetwork", loaded.model, loaded.tokenizer
-        )
-    source = source_of(loaded.model, loaded.params)
-    return loaded, RowCache(predictor, source, KnownSpellings(loaded.tokenizer))
+    folder, rows = ARMS[arm]
+    loaded = load_base(out / folder)
+    if rows == "hypernetwork":
+        predictor, _ = load_hypernetwork(out / "hypernetwork", loaded.model, loaded.tokenizer)
+        known = KnownSpellings(loaded.tokenizer)
+    else:
+        predictor, known = untrained(rows, loaded.tokenizer)
+    return loaded, RowCache(predictor, source_of(loaded.model, loaded.params), known)
 
 
 def measure(arguments, out: Path, arm: str, scope: str, pieces, example) -> dict:

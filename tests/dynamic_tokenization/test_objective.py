@@ -152,16 +152,17 @@ def test_a_hypernetwork_over_bytes_learns_too(home, base):
     assert moved.max() > 1e-5
 
 
-def test_a_model_is_adapted_with_means_and_with_a_hypernetwork(home, base):
+def test_a_model_is_adapted_with_rows_of_every_kind(home, base):
     loop.train(runs.hypernetwork(home, base, steps=2), home / "rows", None, runs.OPENERS)
     rows = {name: np.asarray(load_run(base).params["embedding"]["table"]) for name in ("base",)}
-    for name, changes in (("mean", {}), ("hypernetwork", {"hypernetwork": str(home / "rows")})):
+    ways = {"mean": {}, "suffix": {"rows": "suffix"}, "hypernetwork": {"hypernetwork": str(home / "rows")}}
+    for name, changes in ways.items():
         experiment = runs.adaptation(home, base, **changes)
         assert experiment.init == str(base)
         loop.train(experiment, home / name, None, runs.OPENERS)
         rows[name] = np.asarray(load_run(home / name).params["embedding"]["table"])
-    assert not np.array_equal(rows["base"], rows["mean"])
-    assert not np.array_equal(rows["hypernetwork"], rows["mean"])
+    for name in ("base", "suffix", "hypernetwork"):
+        assert not np.array_equal(rows[name], rows["mean"])
 
 
 def test_what_is_refused(home, base, tmp_path):
