@@ -69,21 +69,22 @@ def ending_id(run, texts: Sequence[bytes]) -> int:
 
     Models of llama2.c, for one, begin the next text instead.
     """
-    ids = (run.tokenizer.eot, run.tokenizer.bos)
-    return min(ids, key=lambda id: sum(_ending_nats(run, text, id) for text in texts))
-
-
-def _ending_nats(run, text: bytes, id: int) -> float:
+    import jax
     import numpy as np
 
-    ids = np.array([run.tokenizer.bos, *run.tokenizer.encode(text)])
-    row = np.zeros(-(-len(ids) // 512) * 512, np.int32)  # few shapes to compile
-    row[: len(ids)] = ids
-    segment = (np.arange(len(row)) < len(ids)).astype(np.int32)
-    batch = {"tokens": row, "segment": segment, "position": np.arange(len(row), dtype=np.int32)}
-    logits = run.model.logits(run.params, {name: x[None] for name, x in batch.items()})
-    last = np.asarray(logits, np.float64)[0, len(ids) - 1]
-    return float(np.logaddexp.reduce(last) - last[id])
+    forward = jax.jit(run.model.logits)  # not op by op: that compiles a stack anew at every call
+    found = [run.tokenizer.eot, run.tokenizer.bos]
+    logprobs = np.zeros(2)
+    for text in texts:
+        ids = np.array([run.tokenizer.bos, *run.tokenizer.encode(text)])
+        row = np.zeros(-(-len(ids) // 512) * 512, np.int32)  # few shapes to compile
+        row[: len(ids)] = ids
+        index = np.arange(len(row), dtype=np.int32)
+        batch = {"tokens": row, "segment": (index < len(ids)).astype(np.int32), "position": index}
+        logits = forward(run.params, {name: x[None] for name, x in batch.items()})
+        last = np.asarray(logits, np.float64)[0, len(ids) - 1]
+        logprobs += last[found] - np.logaddexp.reduce(last)
+    return found[int(np.argmax(logprobs))]
 
 
 def bits_per_byte(run, documents: Sequence[bytes]) -> float:

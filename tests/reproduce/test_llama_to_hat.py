@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -62,6 +63,31 @@ def test_where_one_curve_reaches_the_end_of_another():
     assert llama_to_hat.reached([(0, 8.0), (20, 3.0), (60, 1.0)], published) == 0.4
     assert llama_to_hat.reached([(0, 8.0), (100, 2.5)], published) is None
     assert llama_to_hat.reached(published, published) == 1.0
+
+
+def test_the_id_that_ends_texts_is_the_likelier_one():
+    from tests.dynamic_tokenization.models import llama
+    from tests.dynamic_tokenization.texts import bpe
+
+    model, params = llama()
+    eot, bos = 5, 7  # any two that the model may predict
+    its = SimpleNamespace(eot=eot, bos=bos, encode=bpe().encode)
+    kernel = params["head"]["projection"]["kernel"]
+    swapped = kernel.at[:, [eot, bos]].set(kernel[:, [bos, eot]])
+    other = {**params, "head": {**params["head"], "projection": {"kernel": swapped}}}
+    texts = [b"a text", b"and another one, that is longer"]
+    found = [
+        teacher_text.ending_id(SimpleNamespace(model=model, params=given, tokenizer=its), texts)
+        for given in (params, other)
+    ]
+    assert sorted(found) == sorted((eot, bos))
+    total = 0.0  # of EOT over BOS, without padding
+    for text in texts:
+        ids = np.array([bos, *bpe().encode(text)])
+        row = {"tokens": ids, "segment": np.ones_like(ids), "position": np.arange(len(ids))}
+        last = model.logits(params, {name: x[None] for name, x in row.items()})[0, -1]
+        total += float(last[eot] - last[bos])
+    assert found[0] == (eot if total > 0 else bos)
 
 
 def test_only_texts_that_ended_are_kept(tmp_path, monkeypatch):
