@@ -7,8 +7,10 @@
 The backbone below is that of a Llama of 260,000 parameters; --fit puts that of yours in its place.
 Encoder, connector and decoder are as wide as is quick to train; give a Llama of millions of
 parameters wider ones, such as `--set model.encoder.hidden_size=256 model.decoder.hidden_size=256`.
-The recipe is the staged one of `hat reproduce llama-to-hat`: the word's state is compared with the
-Llama's after no block and after the last (`training.objective.terms.1.layers`, 5 here).
+The recipe is the staged one of `hat reproduce llama-to-hat`: a word's state is compared with the
+Llama's before the first block and after every one of LAYERS, the last of which counts for more. A
+copy of this file can have those of another Llama; with --fit as it is, a deeper one is compared with
+after its first five.
 """
 
 from hat.data.config import DataConfig
@@ -25,6 +27,7 @@ from hat.training.distill_config import DistillConfig, NextBytes, WordEmbeddings
 from hat.training.experiment import Experiment
 
 STEPS = 2_000
+LAYERS = 5  # of the Llama
 FROZEN_STEPS = STEPS // 50
 
 
@@ -38,7 +41,7 @@ def config() -> Experiment:
             encoder=StackConfig(num_layers=1, **byte_stack),
             connector=ConnectorConfig(hidden_size=64, num_heads=2),
             backbone=StackConfig(
-                hidden_size=64, num_layers=5, num_heads=8, num_kv_heads=4, intermediate_size=172
+                hidden_size=64, num_layers=LAYERS, num_heads=8, num_kv_heads=4, intermediate_size=172
             ),
             decoder=StackConfig(num_layers=3, **byte_stack),
             embedding_std=1.0,
@@ -63,8 +66,8 @@ def config() -> Experiment:
             objective=DistillConfig(
                 teacher="llama",
                 terms=(
-                    WordEmbeddings(),
-                    WordEmbeddings(layers=5, weight=2.0),  # all blocks of the backbone above
+                    *(WordEmbeddings(layers=layers) for layers in range(LAYERS)),
+                    WordEmbeddings(layers=LAYERS, weight=3.0),
                     NextBytes(),
                 ),
             ),

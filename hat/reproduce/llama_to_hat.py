@@ -2,9 +2,10 @@
 
 A HAT learns the text that a small Llama writes: from random parameters; from the Llama's blocks by
 the published recipe (frozen for the first tenth, then a tenth of the rate); and from the blocks,
-taught by the Llama itself: its states at the ends of words, and its next token read byte by byte.
-That last way runs a second time over half of the bytes, with a schedule of that length, since how
-low a run is before its rate has fallen says little about how low it could be by then. The line to reach is the Llama's own bits per byte on the same held-out text.
+taught by the Llama itself: its states at the ends of words, after every block, and its next token
+read byte by byte. That last way runs a second time over half of the bytes, with a schedule of that
+length, since how low a run is before its rate has fallen says little about how low it could be by
+then. The line to reach is the Llama's own bits per byte on the same held-out text.
 
 With --teacher PATH the Llama is yours: a Hugging Face folder or a llama2.c .bin file (with its
 tokenizer, or --tokenizer FILE), or a run; it writes the text, unless --text names some. Otherwise a
@@ -229,8 +230,8 @@ def make_experiment(
         objective = DistillConfig(
             str(teacher),
             (
-                WordEmbeddings(),
-                WordEmbeddings(layers=stack.num_layers, weight=2.0),
+                *(WordEmbeddings(layers=layers) for layers in range(stack.num_layers)),
+                WordEmbeddings(layers=stack.num_layers, weight=3.0),
                 NextBytes(),
             ),
             bytes_per_token=1.5,
