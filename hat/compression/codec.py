@@ -132,7 +132,8 @@ def encode_group(
     predictor: Predictor, parts: Sequence[bytes], progress: Progress = lambda done: None
 ) -> tuple[list[bytes], list[float]]:
     """Streams of at most B texts; and the information of each under the weights, bits."""
-    rows, longest = predictor.rows, max(map(len, parts))
+    lengths = [len(part) for part in parts]
+    rows, longest = predictor.rows, max(lengths)
     symbols = np.zeros((rows, longest), np.uint8)
     for row, part in enumerate(parts):
         symbols[row, : len(part)] = np.frombuffer(part, np.uint8)
@@ -147,8 +148,7 @@ def encode_group(
         ideal[:, step] = weights[at, its] / np.maximum(weights.sum(axis=1), 1)
         if step + 1 < longest:
             weights = predictor.push(symbols[:, step])
-        progress((step + 1) * len(parts))
-    lengths = [len(part) for part in parts]
+        progress(int(np.minimum(lengths, step + 1).sum()))
     streams = [range_coder.encode(low[i, :n], high[i, :n], CDF_BITS) for i, n in enumerate(lengths)]
     # A weight of 0 is less than 2^-24.
     bits = -np.log2(np.maximum(ideal, 2.0**-CDF_BITS))
@@ -170,5 +170,5 @@ def decode_group(
         symbols[:, step] = np.where(step < ends, found, 0)
         if step + 1 < longest:
             weights = predictor.push(symbols[:, step])
-        progress((step + 1) * len(streams))
+        progress(int(np.minimum(lengths, step + 1).sum()))
     return [symbols[row, :n].tobytes() for row, n in enumerate(lengths)]

@@ -68,6 +68,14 @@ def test_files_return(make, portable, text):
     assert 0 < len(codec.compress(text, make).content) < len(text)
 
 
+def test_progress_ends_at_twice_the_length(text, monkeypatch):
+    """Also where the parts of a group differ in length."""
+    monkeypatch.setattr(codec, "MOST_CHUNK", 100)
+    told: list[int] = []
+    codec.compress(text[:450], integer, portable=True, most_rows=8, progress=told.append)
+    assert told == sorted(told) and told[-1] == 900
+
+
 @pytest.mark.parametrize("kind", ["jpeg", "pdf"])
 def test_whole_files_return(kind, monkeypatch):
     monkeypatch.setattr(codec, "MOST_CHUNK", 512)
