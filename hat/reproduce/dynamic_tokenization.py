@@ -286,8 +286,9 @@ def table(curves: dict, languages: dict) -> list[str]:
                      scope == "example" else "") for p in point]  # fmt: skip
             lines.append(f"{point[0]['saved']:7.1%} " + " ".join(f"{cell:>22}" for cell in cells))
     for name, its in languages.items():
-        half = {arm: points[-1]["given_table"] / points[0]["given_table"] - 1
+        half = {arm: points[-1]["bits_per_byte"] / points[0]["bits_per_byte"] - 1
                 for arm, points in its["arms"].items()}  # fmt: skip
         lines.append(f"{name}: at most {its['largest_reduction']:.1%} saved; bits per byte at a half "
-                     "of it, given the table: " + ", ".join(f"{a} {v:+.1%}" for a, v in half.items()))
+                     "of it, its table included: "
+                     + ", ".join(f"{a} {v:+.1%}" for a, v in half.items()))
     return lines
