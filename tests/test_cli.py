@@ -31,9 +31,18 @@ class Model:
         return {"encoder": 250, "backbone": self.size, "dead weights": 1000}
 
 @dataclasses.dataclass(frozen=True)
+class Lora:
+    rank: int | None = None
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    lora: Lora = Lora()
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     name: str = "tiny"
     model: Model = Model()
+    training: Training = Training()
 
 def config():
     return Experiment()
