@@ -10,7 +10,7 @@ what those cost added. With --parallel DIR (a file a language, as FLORES-200 or 
 per language.
 
 The published shape to confirm or refute (arXiv 2411.18553): means fall off, while a hypernetwork with
-sampled merges is nearly flat up to 15 to 20 % fewer positions. Half an hour on two cores; whatever is
+sampled merges is nearly flat up to 15 to 20 % fewer positions. Half an hour on two cores or less; whatever is
 finished is not repeated: the same command resumes.
 """
 
@@ -56,8 +56,8 @@ class Size:
     """steps: of the base; more_steps: of the hypernetwork, and of each adaptation. pieces: of
     held-out text, and their bytes; table_bytes: of training text that the table is learned on."""
 
-    steps: int = 6000
-    more_steps: int = 600
+    steps: int = 3000
+    more_steps: int = 400
     most_merges: int = 512
     pieces: int = 24
     piece: int = 2000

@@ -4,7 +4,7 @@ Trains the three quickstart models on the same text, each until it has spent --f
 perturbation into the contexts of held-out text; and, given a text in another language (--second),
 goes on training each on it, to see how fast it is learnt and how much of the first is lost.
 
-About half an hour on two cores. Whatever is finished is not repeated: the same command resumes. OUT
+About 36 minutes of processor time. Whatever is finished is not repeated: the same command resumes. OUT
 holds models/ and adapted/ (runs of hat train), text/, measured/ (nats of held-out text during
 adaptation), and what `hat evaluate robustness` writes.
 """
@@ -65,10 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="text in another language, to go on with (default: none)")
     parser.add_argument("--configs", metavar="DIR", type=Path, default=Path("configs"),
                         help="the folder of the quickstart configs (default: configs)")
-    parser.add_argument("--flops", metavar="N", type=float, default=9e12,
-                        help="training FLOPs of each model (default: 9e12)")
-    parser.add_argument("--items", metavar="N", type=positive_int, default=60,
-                        help="pieces of held-out text (default: 60)")
+    parser.add_argument("--flops", metavar="N", type=float, default=5e12,
+                        help="training FLOPs of each model (default: 5e12)")
+    parser.add_argument("--items", metavar="N", type=positive_int, default=40,
+                        help="pieces of held-out text (default: 40)")
     parser.add_argument("--names", metavar="NAME", nargs="+", default=["all"],
                         help="perturbations (default: all of text)")
     parser.add_argument("--adapt-bytes", metavar="N", type=positive_int, default=300_000,
