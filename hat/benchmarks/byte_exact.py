@@ -35,7 +35,8 @@ from hat.commands.arguments import add_experiment, positive_int, read_experiment
 from hat.data.sources import Skipped, Source
 from hat.errors import UserError
 from hat.inference.engine import Engine
-from hat.inference.generation import continue_prompts
+from hat.inference.generation import read_ids
+from hat.inference.requests import Request
 from hat.inference.run import load_run
 from hat.inference.sampling import Sampling
 from hat.models.llama import LlamaModel
@@ -45,6 +46,7 @@ from hat.text.tokenizers import JsonTokenizer, train_bpe
 BEAM = 4  # of genlm-bytes
 TRAINED_ON = 1_000_000  # bytes, of a tokenizer that the run does not bring
 PROMPT = 60  # bytes before what is generated
+WARM = 3  # texts before those that count: shapes follow from texts, and each is compiled once
 
 Rate = tuple[float, ...]  # bytes a second of the clock, and of the processor
 
@@ -66,15 +68,16 @@ def run(arguments: argparse.Namespace) -> dict:
     """Prints bytes a second each way, and the ratios that matter."""
     text = b"".join(d.data for d in Source("stdlib", "text").documents(Skipped()))
     model, params = open_model(arguments, text)
-    texts = pieces(text, arguments.repeats + 1, arguments.bytes)
+    texts = pieces(text, arguments.repeats + WARM, arguments.bytes)
     peer = importlib.util.find_spec("genlm") is not None
     if not peer:
         print("genlm-bytes is not installed: pip install genlm-bytes to set it beside")
     rates = score_rates(model, params, texts, peer)
     peer &= arguments.samples == 1  # it continues one text at a time
-    rates |= generation_rates(model, params, texts, arguments.samples, peer)
-    each = bytes_per_token(model, texts)
-    print(f"{arguments.bytes} bytes a text, {each:.2f} bytes a token")
+    made, each = generation_rates(model, params, texts, arguments.samples, peer)
+    rates |= made
+    read = bytes_per_token(model, texts)
+    print(f"{arguments.bytes} bytes a text, {read:.2f} bytes a token; {each:.2f} of those drawn")
     print(f"{'bytes a second':38} {'clock':>10} {'processor':>10}")
     for name, (clock, processor) in rates.items():
         print(f"{name:38} {clock:10.1f} {processor:10.1f}")
@@ -83,7 +86,8 @@ def run(arguments: argparse.Namespace) -> dict:
     for name, (clock, goal) in found[0].items():
         print(f"{name:38} {clock:10.2f} {found[1][name][0]:10.2f}  (goal: {goal})")
     return {
-        "bytes": arguments.bytes, "samples": arguments.samples, "bytes_per_token": each,
+        "bytes": arguments.bytes, "samples": arguments.samples, "bytes_per_token": read,
+        "bytes_per_drawn_token": each,
         "ids": model.evaluator.num_ids,
         "bytes_per_second": {name: rate[0] for name, rate in rates.items()},
         "bytes_per_processor_second": {name: rate[1] for name, rate in rates.items()},
@@ -157,7 +161,8 @@ def score_rates(
     if peer:
         from hat.benchmarks.genlm_peer import rows
 
-        ways[f"score: genlm-bytes, K={BEAM}"] = lambda text: asyncio.run(rows(model, text, BEAM))
+        ways[f"score: genlm-bytes, K={BEAM}"] = lambda text: (
+            text[: len(asyncio.run(rows(model, text, BEAM)))])  # to where it has lost all covers
     return rates_of(ways, texts)
 
 
@@ -196,17 +201,26 @@ def stepwise(model: TokenizedModel, text: bytes) -> None:
 
 def generation_rates(
     model: TokenizedModel, params: Params, texts: list[bytes], samples: int, peer: bool
-) -> dict[str, Rate]:
+) -> tuple[dict[str, Rate], float]:
+    """Rates, and the bytes of a token that is drawn."""
     free = model.with_law("last-free")  # its last token is any, and so are those after it
     engine = Engine(model.evaluator.model, params, model.vocabulary.tokenizer)
     how = dict(num_bytes=len(texts[0]), samples=samples, sampling=Sampling(1.0))
+    drawn: list[tuple[int, int]] = []  # bytes and tokens of a text
+
+    def in_tokens(text: bytes) -> bytes:
+        ids = read_ids(engine.tokenizer, text[:PROMPT])
+        request = Request(ids, how["num_bytes"], how["sampling"])
+        made = [engine.submit(dataclasses.replace(request, sample=n)) for n in range(samples)]
+        engine.run()
+        drawn.append((sum(len(one.text) for one in made), sum(len(one.ids) for one in made)))
+        return b"".join(one.text for one in made)
 
     def after(continue_prompt, its) -> Callable[[bytes], bytes]:
         return lambda text: b"".join(one.text for one in continue_prompt(its, text[:PROMPT], **how))
 
     ways = {
-        "generate: tokens": after(lambda its, text, **how: continue_prompts(its, [text], **how),
-                                  engine),
+        "generate: tokens": in_tokens,
         "generate: exact, then tokens": after(continue_tokens, free),
         "generate: exact, then valid tokens": after(continue_tokens, model),
         "generate: exact, every byte": after(continue_bytes, model),
@@ -216,12 +230,14 @@ def generation_rates(
 
         ways[f"generate: genlm-bytes, K={BEAM}"] = lambda text: asyncio.run(
             sample(model, text[:PROMPT], how["num_bytes"], BEAM, 0))
-    return rates_of(ways, texts)
+    rates = rates_of(ways, texts)
+    num_bytes, num_tokens = map(sum, zip(*drawn[WARM:]))
+    return rates, num_bytes / num_tokens
 
 
 def rates_of(ways: dict[str, Callable[[bytes], object]], texts: list[bytes]) -> dict[str, Rate]:
-    """Medians over texts, all ways of one text after another. The first text only compiles. What a
-    way generates counts by its own length."""
+    """Medians over texts, all ways of one text after another, without the first texts. Where a way
+    gives bytes, their number counts."""
     found: dict[str, list[Rate]] = {name: [] for name in ways}
     for number, text in enumerate(texts):
         for name, way in ways.items():
@@ -229,7 +245,7 @@ def rates_of(ways: dict[str, Callable[[bytes], object]], texts: list[bytes]) -> 
             made = way(text)
             processor, clock = time.process_time() - processor, time.perf_counter() - clock
             size = len(made) if isinstance(made, bytes) else len(text)
-            if number and size:
+            if number >= WARM and size:
                 found[name].append((size / clock, size / processor))
     return {name: tuple(np.median(its, axis=0).tolist()) for name, its in found.items()}
 
@@ -238,7 +254,7 @@ def rates_of(ways: dict[str, Callable[[bytes], object]], texts: list[bytes]) -> 
 
 
 def ratios(rates: dict[str, float], each: float) -> dict[str, tuple[float, str]]:
-    """What the goals are about, each with its goal; each: bytes a token."""
+    """What the goals are about, each with its goal; each: bytes of a token that is drawn."""
     forward = rates["score: a forward over as many tokens"]
     one, steps = rates["score: canonical, one forward"], rates["score: canonical, byte by byte"]
     tokens, every = rates["generate: tokens"], rates["generate: exact, every byte"]

@@ -31,7 +31,7 @@ class PoolLM:
     def __init__(self, model: TokenizedModel):
         from genlm.backend.tokenization import Token
 
-        self._model = model
+        self._model = model.with_law(model.law)  # with a memory of its own
         vocabulary = model.vocabulary
         self.tokenizer = _Ids(vocabulary.tokenizer.bos)
         ends = set(vocabulary.ends.tolist())
@@ -40,7 +40,7 @@ class PoolLM:
             Token(token, _END_STRING % token if token in ends else text)
             for token, text in enumerate(vocabulary.spellings)
         ]
-        root, _ = model.session().states[0]
+        root, _ = self._model.session().states[0]
         self._nodes: dict[tuple[int, ...], Node] = {(vocabulary.tokenizer.bos,): root}
         self._rows: dict[Node, np.ndarray] = {}
         self._waiting: list[Node] = []
@@ -71,10 +71,13 @@ class PoolLM:
 
 
 async def rows(model: TokenizedModel, text: bytes, beam: int) -> np.ndarray:
-    """float64 [T + 1, 257]: log-probabilities after every prefix, as it renormalises them."""
+    """float64 [T + 1, 257]: log-probabilities after every prefix, as it renormalises them; fewer
+    rows where its beam has no cover left."""
     state = await _initial(PoolLM(model), beam)
     found = []
     for t in range(len(text) + 1):
+        if not len(state):
+            break
         found.append(_symbols(await state.logp_next()))
         if t < len(text):
             state = await (state.prune() << text[t])

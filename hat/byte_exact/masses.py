@@ -7,6 +7,7 @@ that go on alike are neighbours in the sorted vocabulary, so a mass is the sum o
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +21,9 @@ _AT_ONCE = 1 << 20  # probabilities that are worked out together
 
 
 class Following(NamedTuple):
-    """What follows a node: log-probabilities float32 [ids], the same as probabilities; which tokens
-    count, bits in sorted order (empty: all); and whether END does."""
+    """What follows a node: log-probabilities float32 [ids]; probabilities float32 [S] of the tokens
+    in sorted order, 0 where they do not count; which ones do, bits in sorted order (empty: all);
+    and whether END does."""
 
     logprobs: np.ndarray
     probabilities: np.ndarray
@@ -29,9 +31,13 @@ class Following(NamedTuple):
     may_end: bool
 
 
-def following(logprobs: np.ndarray, mask: np.ndarray | None = None, may_end=True) -> Following:
+def following(
+    logprobs: np.ndarray, vocabulary: Vocabulary, mask: np.ndarray | None = None, may_end=True
+) -> Following:
     mask = _NO_MASK if mask is None else mask
-    return Following(logprobs, np.exp(logprobs), mask, bool(may_end))
+    probabilities = np.empty(len(vocabulary.order), logprobs.dtype)
+    _sort(np.exp(logprobs), vocabulary.order, mask, _BITS, probabilities)
+    return Following(logprobs, probabilities, mask, bool(may_end))
 
 
 class Masses:
@@ -73,7 +79,7 @@ class Masses:
     def _add(self, *nodes) -> None:
         v = self._vocabulary
         _add(*nodes, v.order, v.ends, v.first, v.count, v.byte, v.low, v.high, self._tops,
-             self._sums, END)  # fmt: skip
+             self._sums, END, _BITS)  # fmt: skip
 
     def logs(self) -> np.ndarray:
         """float64 [length + 1, 257]."""
@@ -83,53 +89,67 @@ class Masses:
 
 def log_mass(its: Following, vocabulary: Vocabulary, low: int, high: int) -> float:
     """log of the mass of the tokens at [low, high) of the sorted order."""
-    return _log_sum(its.logprobs, its.probabilities, vocabulary.order, its.mask, low, high)
+    mass = _range_sum(its.probabilities, low, high)
+    if mass >= _SMALL:
+        return math.log(mass)
+    if mass == 0.0:
+        return -math.inf
+    top, mass = _small_sum(its.logprobs, vocabulary.order, its.mask, low, high)
+    return top + math.log(mass) if mass else -math.inf
+
+
+# float32 probabilities are raised to _TINY, so that a sum of 0 says that no token counts. Sums below
+# _SMALL, where what is added or lost at _TINY may show, are worked out from logarithms.
+_TINY = np.float32(1.2e-38)
+_SMALL = 1e-24
+
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32)
 
 
 @compiled
-def _add_one(tops, sums, row, symbol, log_mass):
-    if log_mass == -np.inf:
+def _sort(probabilities, order, mask, bits, out):
+    """Probabilities by id -> in sorted order, 0 where they do not count: then a mass is a sum of
+    neighbours in memory, which is worth a pass over all, since most are summed more than once."""
+    size = len(order)
+    if len(mask) == 0:
+        for i in range(size):
+            out[i] = max(probabilities[order[i]], _TINY)
         return
-    top = tops[row, symbol]
-    if log_mass <= top:
-        sums[row, symbol] += np.exp(log_mass - top)
-    else:
-        sums[row, symbol] = sums[row, symbol] * np.exp(top - log_mass) + 1.0
-        tops[row, symbol] = log_mass
-
-
-# Below it a sum of float32 probabilities may have lost what is smaller than they can be.
-_SMALL = 1e-30
+    for j in range(size >> 3):  # without branches, which could not be foreseen
+        row = mask[j]
+        for k in range(8):
+            i = 8 * j + k
+            out[i] = max(probabilities[order[i]], _TINY) * bits[row, k]
+    for i in range(size & -8, size):
+        out[i] = max(probabilities[order[i]], _TINY) * bits[mask[i >> 3], i & 7]
 
 
 @compiled
-def _counts(mask, i):
-    return len(mask) == 0 or mask[i >> 3] & (128 >> (i & 7)) != 0
+def _range_sum(probabilities, low, high):
+    """In float64; two sums, which need not wait for each other."""
+    a, b, i = 0.0, 0.0, low
+    while i + 2 <= high:
+        a += np.float64(probabilities[i])
+        b += np.float64(probabilities[i + 1])
+        i += 2
+    if i < high:
+        a += np.float64(probabilities[i])
+    return a + b
 
 
 @compiled
-def _log_sum(logprobs, probabilities, order, mask, low, high):
-    """log of the sum of exp(logprobs[order[low:high]]), of those in the mask."""
-    total = 0.0
-    if len(mask):
-        for i in range(low, high):  # without a branch, which could not be foreseen
-            total += np.float64(probabilities[order[i]] * ((mask[i >> 3] >> (7 - (i & 7))) & 1))
-    else:
+def _small_sum(logprobs, order, mask, low, high):
+    """(top, sum): exp(top) * sum is the mass of the tokens at [low, high) that count."""
+    top, total = -np.inf, 0.0
+    for again in range(2):
         for i in range(low, high):
-            total += np.float64(probabilities[order[i]])
-    if total >= _SMALL:
-        return np.log(total)
-    top = -np.inf
-    for i in range(low, high):
-        if _counts(mask, i) and logprobs[order[i]] > top:
-            top = np.float64(logprobs[order[i]])
-    if top == -np.inf:
-        return top
-    total = 0.0
-    for i in range(low, high):
-        if _counts(mask, i):
-            total += np.exp(np.float64(logprobs[order[i]]) - top)
-    return top + np.log(total)
+            if len(mask) == 0 or mask[i >> 3] & (128 >> (i & 7)):
+                log = np.float64(logprobs[order[i]])
+                if again and top > -np.inf:
+                    total += np.exp(log - top)
+                else:
+                    top = max(top, log)
+    return top, total
 
 
 @compiled
@@ -137,25 +157,46 @@ def _add_node(
     logprobs, probabilities, mask, may_end, weight, row, node, order, ends,
     first, count, byte, low, high, tops, sums, end,
 ):  # fmt: skip
-    if may_end:
-        mass = _log_sum(logprobs, probabilities, ends, mask[:0], 0, len(ends))
-        _add_one(tops, sums, row, end, weight + mass)
-    for c in range(first[node], first[node] + count[node]):
-        mass = _log_sum(logprobs, probabilities, order, mask, low[c], high[c])
-        _add_one(tops, sums, row, byte[c], weight + mass)
+    """Adds to each symbol exp(weight) * mass. What it has is exp(top) * sum, where the top is the
+    greatest weight so far: no exponential where weights are the same. In one piece, since a call
+    costs ten times as much as most sums."""
+    symbols = count[node] + (len(ends) if may_end else 0)
+    for n in range(symbols):
+        if n < count[node]:
+            c = first[node] + n
+            symbol, shift = np.int64(byte[c]), weight
+            mass = _range_sum(probabilities, low[c], high[c])
+            if 0.0 < mass < _SMALL:
+                top, mass = _small_sum(logprobs, order, mask, low[c], high[c])
+                shift = weight + top
+        else:
+            symbol, mass = end, 1.0
+            shift = weight + np.float64(logprobs[ends[n - count[node]]])
+        if mass == 0.0 or shift == -np.inf:
+            continue
+        top = tops[row, symbol]
+        if shift == top:
+            sums[row, symbol] += mass
+        elif shift < top:
+            sums[row, symbol] += mass * np.exp(shift - top)
+        else:
+            sums[row, symbol] = sums[row, symbol] * np.exp(top - shift) + mass
+            tops[row, symbol] = shift
 
 
 @compiled
 def _add(
     logprobs, probabilities, masks, may_end, weights, rows, paths, order, ends,
-    first, count, byte, low, high, tops, sums, end,
+    first, count, byte, low, high, tops, sums, end, bits,
 ):  # fmt: skip
+    its = np.empty(len(order), probabilities.dtype)
     for n in range(len(weights)):
+        _sort(probabilities[n], order, masks[n], bits, its)
         for d in range(paths.shape[1]):
             node = paths[n, d]
             if node < 0 or rows[n] + d >= len(tops):
                 break
             _add_node(
-                logprobs[n], probabilities[n], masks[n], may_end[n] and d == 0, weights[n],
+                logprobs[n], its, masks[n], may_end[n] and d == 0, weights[n],
                 rows[n] + d, node, order, ends, first, count, byte, low, high, tops, sums, end,
             )  # fmt: skip

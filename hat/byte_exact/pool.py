@@ -42,10 +42,13 @@ class Pool:
     """The slots of one row of a memory."""
 
     def __init__(self, evaluator: Evaluator):
-        self.free: list[int] = list(range(FEWEST_SLOTS))[::-1]
         self._evaluator = evaluator
+        self._begin()
+
+    def _begin(self) -> None:
         self._size = FEWEST_SLOTS
-        self._memory = evaluator.empty(1, self._size)
+        self.free: list[int] = list(range(self._size))[::-1]
+        self._memory = self._evaluator.empty(1, self._size)
         self._depths = np.zeros(self._size, np.int64)  # of the node in each slot
 
     def read(
@@ -86,7 +89,7 @@ class Pool:
         """float32 [1, n or more, ids]; the nodes before these are evaluated, or stand before."""
         self._make_room(sum(node.path is None for node in nodes))
         size = bucket(len(nodes))
-        size = {2: 4, 8: 16}.get(size, size)  # costs hardly more, and halves what is compiled
+        size = 16 if size == 8 else size  # costs hardly more, and saves a compilation
         tokens, depths = np.zeros((1, size), np.int32), np.zeros((1, size), np.int32)
         slots = np.full((1, size), self._size, np.int32)
         visible = np.zeros((1, size, self._size), bool)
@@ -105,6 +108,8 @@ class Pool:
         return logprobs
 
     def _make_room(self, needed: int) -> None:
+        if len(self.free) == self._size > FEWEST_SLOTS:  # small again once nothing is held
+            self._begin()
         if needed <= len(self.free):
             return
         size = bucket(self._size - len(self.free) + needed)

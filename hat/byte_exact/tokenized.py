@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +23,8 @@ from hat.errors import UserError
 from hat.models.llama import LlamaModel
 from hat.models.model import Params
 from hat.text.tokenizers import Tokenizer
+
+T = TypeVar("T")
 
 BEAM = 16  # covers that law `all` keeps beside the canonical ones
 _SPARE = 8  # tokens that a branch of the tree may be deeper than the encoding
@@ -128,28 +132,33 @@ class TokenizedModel:
         masses = [Masses(self.vocabulary, len(text)) for text in texts]
         weights = [np.zeros(len(tree.tokens)) for tree in trees]
         whole = self.evaluator.whole([(t.tokens, t.parents, t.depths) for t in trees])
-        for first, logprobs in whole:
-            for tree, mass, weight, its in zip(trees, masses, weights, logprobs):
-                its = its[: max(len(tree.tokens) - first, 0)]
+        for first, logprobs in one_ahead(whole):
+            parts = [slice(first, max(first, min(first + logprobs.shape[1], len(tree.tokens))))
+                     for tree in trees]
+            # While the model is at work: what may follow does not depend on what it says.
+            rules = [self._rules(tree, part) for tree, part in zip(trees, parts)]
+            logprobs = np.asarray(logprobs)
+            for row, (tree, mass, weight, part) in enumerate(zip(trees, masses, weights, parts)):
+                its, ends = logprobs[row, : part.stop - part.start], tree.ends[part]
                 weigh(tree, weight, first, its)
-                self._add(mass, tree, weight, slice(first, first + len(its)), its)
+                mass.add(its, *rules[row], weight[part], ends, tree.paths[ends])
         rows = (conditional(mass.logs(), text, self.law) for mass, text in zip(masses, texts))
         return [(its, -math.inf) for its in rows]
 
-    def _add(self, mass: Masses, tree: Tree, weights, part: slice, logprobs: np.ndarray) -> None:
-        ends, masks, may_end = tree.ends[part], None, np.ones(len(logprobs), bool)
+    def _rules(self, tree: Tree, part: slice) -> tuple[np.ndarray | None, np.ndarray]:
+        """The masks and may_end of `Masses.add` for some nodes of a tree."""
         configurations = tree.configurations[part].tolist()
-        if self.law == "canonical" and configurations:
-            masks = np.stack([self.canonical.packed_mask(c) for c in configurations])
-            may_end = np.array([self.canonical.may_end(c) for c in configurations])
-        mass.add(logprobs, masks, may_end, weights[part], ends, tree.paths[ends])
+        if self.law != "canonical" or not configurations:
+            return None, np.ones(len(configurations), bool)
+        masks = np.stack([self.canonical.packed_mask(c) for c in configurations])
+        return masks, np.array([self.canonical.may_end(c) for c in configurations])
 
     def following(self, node: Node, logprobs: np.ndarray) -> Following:
         """What counts of what the model says after a node."""
         if self.law != "canonical":
-            return following(logprobs)
+            return following(logprobs, self.vocabulary)
         rule, at = self.canonical, node.configuration
-        return following(logprobs, rule.packed_mask(at), rule.may_end(at))
+        return following(logprobs, self.vocabulary, rule.packed_mask(at), rule.may_end(at))
 
     def _step_by_step(self, texts: list[bytes]) -> list[tuple[np.ndarray, float]]:
         """The rows of each text, and the log of what its beam dropped."""
@@ -185,6 +194,15 @@ class TokenizedModel:
             if len(lengths) > room + 1 or size >= len(text):
                 return lengths
             size *= 2
+
+
+def one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same, each after the next has been begun."""
+    before = list(itertools.islice(items, 1))
+    for item in items:
+        yield before.pop()
+        before.append(item)
+    yield from before
 
 
 def conditional(logs: np.ndarray, text: bytes, law: Law) -> np.ndarray:

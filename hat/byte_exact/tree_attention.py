@@ -73,7 +73,7 @@ class Evaluator:
 
     def whole(
         self, trees: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
-    ) -> Iterator[tuple[int, np.ndarray]]:
+    ) -> Iterator[tuple[int, jax.Array]]:
         """(tokens, parents, depths) int [N] of each tree, parents before children and -1 for none.
 
         Yields (first, logprobs float32 [B, C, ids]) for nodes [first, first + C) of each tree; what
@@ -84,7 +84,7 @@ class Evaluator:
         if longest <= size:
             padded = [_padded(*tree, size, self.window) for tree in trees]
             arrays = map(np.stack, zip(*padded))
-            yield 0, np.asarray(_at_once(self._rows, self._leaves, *arrays))
+            yield 0, _at_once(self._rows, self._leaves, *arrays)
             return
         plans = [_plan(parents, size) for _, parents, _ in trees]
         slots = bucket(max(size, *(int(plan.max()) + 1 for plan in plans)))
@@ -93,7 +93,7 @@ class Evaluator:
         for first in range(0, longest, size):
             arrays = (np.stack(a) for a in zip(*(row.chunk(first, size) for row in rows)))
             memory, logprobs = self.extend(memory, *arrays)
-            yield first, np.asarray(logprobs)
+            yield first, logprobs
 
 
 def bucket(number: int) -> int:

@@ -26,7 +26,7 @@ def test_it_compares_all_ways(vocabulary, samples, tmp_path, monkeypatch):
     assert len(rates) >= 7 and all(rate > 0 for rate in rates.values())
     each = rates["generate: exact, every byte"] / rates["generate: tokens"]
     assert found["ratios"]["every byte over tokens, a token"] == pytest.approx(
-        each * found["bytes_per_token"])
+        each * found["bytes_per_drawn_token"])
     assert set(found["ratios"]) == set(found["processor_ratios"])
 
 

@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hat.byte_exact import tree_attention
+from hat.byte_exact import pool as pool_module
+from hat.byte_exact import sessions, tree_attention
 from hat.byte_exact.laws import LAWS
 from hat.byte_exact.model import chosen
 from hat.byte_exact.tokenized import TokenizedModel
@@ -86,6 +87,57 @@ def test_a_pool_gives_slots_back(model):
     assert used <= tokens + model.vocabulary.longest + 2
     del session
     assert len(pool.free) == pool._size
+
+
+def test_a_pool_that_has_grown_is_small_again(model, monkeypatch):
+    """What is asked of a long text does not slow down what comes after it."""
+    monkeypatch.setattr(pool_module, "FEWEST_SLOTS", 16)
+    model = model.with_law("canonical")
+    text = b"the theatre there " * 4
+    alone = model.logprobs(text)
+    for _ in range(2):
+        session = model.session()
+        session.logprobs()
+        assert model.pool._size == 16
+        session.advance(text)
+        np.testing.assert_allclose(session.logprobs(), alone[-1], atol=STEPWISE)
+        assert model.pool._size > 16
+        del session
+
+
+@pytest.mark.parametrize("law", ["canonical", "last-free"])
+def test_reading_ahead_saves_calls_and_changes_nothing(law, monkeypatch):
+    """Sessions that follow the likeliest byte, and leave it at every place, whether it is guessed
+    or not: a guess that fails gives its slots back, a fork has what was guessed."""
+    its = tokenizer("gpt2")
+    llama, params = random_llama(its)
+    params = params | {"head": {**params["head"], "projection": {
+        "kernel": 6 * params["head"]["projection"]["kernel"]}}}  # fmt: skip  # a model that is sure
+    model = TokenizedModel(llama, params, its, law)
+
+    def follow() -> tuple[list[np.ndarray], int]:
+        calls, rows = [], []
+        extend = model.evaluator.extend
+        monkeypatch.setattr(model.evaluator, "extend", lambda *a: calls.append(1) or extend(*a))
+        session = model.session()
+        for _ in range(40):
+            rows.append(session.logprobs())
+            likeliest = np.argsort(rows[-1][:256])[::-1]
+            other = session.fork()
+            other.push(int(likeliest[1]))
+            session.push(int(likeliest[0]))
+            if len(rows) % 7 == 0:
+                rows.append(other.logprobs())
+        monkeypatch.undo()
+        del session, other
+        assert len(model.pool.free) == model.pool._size
+        return rows, len(calls)
+
+    ahead, calls = follow()
+    monkeypatch.setattr(sessions, "_AHEAD", 0)
+    one_by_one, without = follow()
+    np.testing.assert_allclose(ahead, one_by_one, atol=STEPWISE)
+    assert calls < without
 
 
 def test_a_context_stands_before_the_text(model):
