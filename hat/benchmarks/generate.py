@@ -41,8 +41,8 @@ LETTERS = b"etaon "  # what the head knows, so that no text ends early
 VOCABULARY = 4096
 # d, D, and layers of encoder, backbone and decoder
 SIZES = {"25m": (256, 512, 2, 6, 4), "tiny": (32, 64, 1, 1, 1)}
-NEVER = 10**6  # bytes of a stride: no word ends
 ROUND = 8
+LENGTHS = 8  # at which a text without memory is timed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +111,8 @@ def compare_together(model, params, splitter, rows: int, lengths, timing) -> dic
     # All rows end their words at the same byte, or never: the time of a byte, and of a word.
     every = rate(model, params, make_splitter(f"stride:{ROUND}"), rows, closing=rows, in_step=True,
                  **timing)  # fmt: skip
-    never = rate(model, params, make_splitter(f"stride:{NEVER}"), rows, closing=rows, **timing)
+    endless = make_splitter(f"stride:{timing['num_bytes'] + 2 * ROUND}")
+    never = rate(model, params, endless, rows, closing=rows, **timing)
     of_byte = rows / never
     of_word = max(ROUND * (rows / every - of_byte), 0)
     some = lengths[: len(lengths) // rows * rows].reshape(-1, rows)
@@ -159,13 +160,13 @@ def rate(
 
 
 def uncached_seconds(model, params, splitter, text: bytes, arguments: argparse.Namespace) -> float:
-    """Seconds of a loop that reads the whole text again for every byte, its rows padded to eight
+    """Seconds of a loop that reads the whole text again for every byte, its rows padded to LENGTHS
     lengths: every length is timed, and counts for the bytes that it serves."""
     from hat.inference.scoring import WordRows
 
     forward: Callable = jax.jit(lambda params, batch: model.logits(params, batch)[0, -1])
-    step, total = -(-arguments.length // 8), 0.0
-    for length in range(step, step * 8 + 1, step):
+    step, total = -(-arguments.length // LENGTHS), 0.0
+    for length in range(step, step * LENGTHS + 1, step):
         rows = WordRows(splitter, length + 2, max(length // 2, 8))
         _, pieces = rows.cut(text[:length], "text")
         batch = {name: value[None] for name, value in rows.expand(pieces[0]).items()}
@@ -176,7 +177,7 @@ def uncached_seconds(model, params, splitter, text: bytes, arguments: argparse.N
             forward(params, batch).block_until_ready()
             seconds.append(time.perf_counter() - began)
         total += step * min(seconds)
-    return total * arguments.length / (step * 8)
+    return total * arguments.length / (step * LENGTHS)
 
 
 def torch_bytes_per_second(parameters: int, arguments: argparse.Namespace) -> float:

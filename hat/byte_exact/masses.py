@@ -22,8 +22,8 @@ _AT_ONCE = 1 << 20  # probabilities that are worked out together
 
 class Following(NamedTuple):
     """What follows a node: log-probabilities float32 [ids]; probabilities float32 [S] of the tokens
-    in sorted order, 0 where they do not count; which ones do, bits in sorted order (empty: all);
-    and whether END does."""
+    in sorted order, 0 where they do not count and above it where they do; which ones do, bits in
+    sorted order (empty: all); and whether END does."""
 
     logprobs: np.ndarray
     probabilities: np.ndarray
@@ -138,17 +138,21 @@ def _range_sum(probabilities, low, high):
 
 
 @compiled
+def _counts(mask, i):
+    return len(mask) == 0 or mask[i >> 3] & (128 >> (i & 7)) != 0
+
+
+@compiled
 def _small_sum(logprobs, order, mask, low, high):
     """(top, sum): exp(top) * sum is the mass of the tokens at [low, high) that count."""
     top, total = -np.inf, 0.0
-    for again in range(2):
+    for i in range(low, high):
+        if _counts(mask, i):
+            top = max(top, np.float64(logprobs[order[i]]))
+    if top > -np.inf:
         for i in range(low, high):
-            if len(mask) == 0 or mask[i >> 3] & (128 >> (i & 7)):
-                log = np.float64(logprobs[order[i]])
-                if again and top > -np.inf:
-                    total += np.exp(log - top)
-                else:
-                    top = max(top, log)
+            if _counts(mask, i):
+                total += np.exp(np.float64(logprobs[order[i]]) - top)
     return top, total
 
 

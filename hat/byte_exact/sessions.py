@@ -51,8 +51,7 @@ class TokenizedSession:
         self._masses = Masses(model.vocabulary, 0)  # of what may follow, from the nodes below
         self._summed: set[Node] = set()
         self._base: float | None = 0.0  # log-probability of the bytes so far
-        self._guess = b""  # what may come next
-        self._guessed: dict[tuple[Node, int], Node] = {}  # by parent and token, along the guess
+        self._guess: list[tuple[int, list[State]]] = []  # bytes that may come, the states after each
         self.dropped, self.log_dropped = 0.0, -math.inf
 
     @property
@@ -91,7 +90,10 @@ class TokenizedSession:
             base = None
             if exact or self._logs is not None:
                 base = self.logprob + float(self.logprobs()[byte])
-            states = self._after(self.states, byte)
+            if self._guess and self._guess[0][0] == byte:
+                _, states = self._guess.pop(0)
+            else:
+                self._guess, states = [], self._after(self.states, byte)
             if not states or (exact and base == -math.inf):
                 raise UserError(impossible(byte, self.length, self.model.law))
             if self._summed:
@@ -100,19 +102,16 @@ class TokenizedSession:
             self._base = None if base == -math.inf else base
             self.states, self._logs = states, None
             self._text += bytes([byte])
-            self._guess = self._guess[1:] if self._guess[:1] == self._text[-1:] else b""
-            if not self._guess:
-                self._guessed = {}
             if exact:
                 self._prune()
-        live = {node for node, _ in self.states}.union(self._guessed.values())
+        live = self._nodes()
         self._rows = {node: row for node, row in self._rows.items() if node in live}
 
     def fork(self) -> TokenizedSession:
         other = TokenizedSession(self.model, list(self.states), dict(self._rows))
-        for name in ("_start", "_text", "_logs", "_base", "_guess", "dropped", "log_dropped"):
+        for name in ("_start", "_text", "_logs", "_base", "dropped", "log_dropped"):
             setattr(other, name, getattr(self, name))
-        other._guessed = dict(self._guessed)
+        other._guess = list(self._guess)
         return other
 
     def covers(self) -> list[tuple[Node, np.ndarray, np.ndarray]]:
@@ -138,8 +137,8 @@ class TokenizedSession:
             if at < 0:
                 continue
             going.append((node, at))
-            for token in model.vocabulary.exact_ids(at).tolist():
-                child = self._guessed.get((node, token)) or self._child(node, token)
+            for token in model.vocabulary.exact_ids(at):
+                child = self._child(node, token)
                 if child is not None:
                     new.append((child, 0))
         return going + new
@@ -158,27 +157,32 @@ class TokenizedSession:
 
     def _look_ahead(self, room: int) -> list[Node]:
         """At most `room` nodes that are likely to be needed next: those along the likeliest token
-        that is open, as far as the text so far makes its bytes likely."""
+        that is open, as far as the text so far makes its bytes likely. Not under law `all`, whose
+        beam decides at every byte."""
         v, found = self.model.vocabulary, []
         known = [(n, at) for n, at in self.states if at and n in self._rows]
-        if self._base is None or self._guess or not known or room <= 0:
+        if self.model.law == "all" or self._base is None or self._guess or not known:
             return found
         node, at = max(known, key=lambda state: self._reaching(*state))
         low, high = v.low[at], v.high[at]
         place = low + int(np.argmax(self._rows[node].probabilities[low:high]))
-        states = self.states
+        states, likely = self.states, self._base + math.log(_LIKELY)
         for byte in v.spellings[v.order[place]][v.depth[at] :]:
             at = v.child(at, byte)
-            if self._reaching(node, at) < self._base + math.log(_LIKELY):
+            if self._reaching(node, at) < likely:
                 break
             states = self._after(states, byte)
-            new = [(n.parent, n.token, n) for n, where in states if not where]
+            new = [n for n, where in states if not where]
             if len(found) + len(new) > room:
                 break
-            self._guess += bytes([byte])
-            self._guessed |= {(parent, token): n for parent, token, n in new}
-            found += [n for _, _, n in new]
+            self._guess.append((byte, states))
+            found += new
         return found
+
+    def _nodes(self) -> set[Node]:
+        """Those that have a say, or will have if the guess is right."""
+        every = (self.states, *(states for _, states in self._guess))
+        return {node for states in every for node, _ in states}
 
     def _read(self) -> None:
         read_together([self])
@@ -238,7 +242,7 @@ def read_together(sessions: Sequence[TokenizedSession]) -> None:
     wanted = {n: None for s in sessions for n, _ in s.states if n not in s._rows}
     if not wanted:
         return
-    if len(wanted) <= len(sessions):
+    if len(wanted) <= len(sessions) and _AHEAD:
         wanted |= {n: None for session in sessions for n in session._look_ahead(_AHEAD)}
     model, rows = sessions[0].model, {}
 
@@ -252,8 +256,7 @@ def read_together(sessions: Sequence[TokenizedSession]) -> None:
     model.pool.read(wanted, rows, meanwhile)
     found = {node: model.following(node, rows[node]) for node in wanted}
     for session in sessions:
-        its = [node for node, _ in session.states] + list(session._guessed.values())
-        session._rows |= {node: found[node] for node in its if node in found}
+        session._rows |= {node: found[node] for node in session._nodes() if node in found}
 
 
 def read_ahead(sessions: Sequence[ByteSession]) -> None:

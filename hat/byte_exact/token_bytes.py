@@ -45,6 +45,8 @@ class Vocabulary:
         self.place = np.full(num_ids, -1, np.int32)
         self.place[self.order] = np.arange(len(order), dtype=np.int32)
         self.ends = np.flatnonzero(self.place < 0)
+        self._children: dict[int, int] = {}  # by node and byte, as far as asked for
+        self._exact_ids: dict[int, list[int]] = {}
         self._build([self.spellings[token] for token in order])
 
     def _build(self, texts: Sequence[bytes]) -> None:
@@ -91,7 +93,11 @@ class Vocabulary:
 
     def child(self, node: int, byte: int) -> int:
         """The node one byte further, or -1."""
-        return child(self.first, self.count, self.byte, node, byte)
+        key = node << 8 | byte
+        found = self._children.get(key)
+        if found is None:
+            found = self._children[key] = child(self.first, self.count, self.byte, node, byte)
+        return found
 
     def find(self, text: bytes) -> int:
         """The node of a string, or -1 where no token begins with it."""
@@ -102,9 +108,13 @@ class Vocabulary:
                 break
         return node
 
-    def exact_ids(self, node: int) -> np.ndarray:
+    def exact_ids(self, node: int) -> list[int]:
         """The ids that spell just this node's string; two or more where they are duplicates."""
-        return self.order[self.low[node] : self.exact[node]]
+        found = self._exact_ids.get(node)
+        if found is None:
+            ids = self.order[self.low[node] : self.exact[node]].tolist()
+            found = self._exact_ids[node] = ids
+        return found
 
     def paths(self, text: bytes) -> np.ndarray:
         """int32 [T + 1, longest + 1]: the nodes along text[t:], the root first, then -1."""

@@ -64,7 +64,7 @@ BASE_WIDTH = 344  # of the backbone's MLP; depth and width are as near it as the
 @dataclasses.dataclass(frozen=True)
 class Size:
     """train_bytes: that every model reads, of a text that may be shorter. patcher_steps: of the
-    model whose entropies make patches."""
+    model whose entropies make patches. word_layers: of the backbone from whose HAT the FLOPs are."""
 
     train_bytes: int = 600_000
     heldout_bytes: int = 40_000
@@ -72,9 +72,11 @@ class Size:
     row_length: int = 512
     byte_width: int = 96
     word_width: int = 128
+    word_layers: int = 3
+    decoder_layers: int = 3
 
 
-SMOKE = Size(3_000, 1_500, 3, 128, 16, 32)
+SMOKE = Size(3_000, 1_500, 3, 128, 16, 32, 1, 2)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -272,7 +274,7 @@ def bytes_per_word(splitter: Splitter, data: np.ndarray) -> float:
 
 def target_flops(size: Size) -> float:
     """Forward FLOPs of a byte: those of the small HAT of configs/quickstart.py at 5.5 bytes a word."""
-    return flops_per_byte(model_config(size, "words", 3, BASE_WIDTH, 5.5).build(), size, 5.5)
+    return flops_per_byte(model_config(size, "words", size.word_layers, BASE_WIDTH, 5.5).build(), size, 5.5)
 
 
 def flops_per_byte(model: LanguageModel, size: Size, ratio: float) -> float:
@@ -315,9 +317,13 @@ def model_config(size: Size, kind: str, layers: int, width: int, ratio: float):
     rest = dict(embedding_std=1.0, dtype="float32", scan_layers=False)
     if kind == "hat-2025":
         # A layer less, as they have a position more for every word.
-        encoder, decoder = (StackConfig(num_layers=n, **byte_stack) for n in (1, 2))
+        encoder, decoder = (
+            StackConfig(num_layers=n, **byte_stack) for n in (1, size.decoder_layers - 1)
+        )
         return Hat2025Config(encoder, backbone, decoder, **rest)
-    encoder, decoder = (StackConfig(num_layers=n, window=32, **byte_stack) for n in (1, 3))
+    encoder, decoder = (
+        StackConfig(num_layers=n, window=32, **byte_stack) for n in (1, size.decoder_layers)
+    )
     connector = ConnectorConfig(hidden_size=size.word_width, num_heads=2)
     stacks = encoder, connector, backbone, decoder
     if kind == "learned":

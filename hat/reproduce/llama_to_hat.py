@@ -33,7 +33,7 @@ class Size:
     """How large the experiment is.
 
     num_bytes: that every way reads; the teacher writes a half of them, which are read twice.
-    teacher_steps: of the Llama that is trained on the spot.
+    teacher_steps, teacher_layers: of the Llama that is trained on the spot.
     """
 
     num_bytes: int = 800_000
@@ -41,13 +41,15 @@ class Size:
     row_length: int = 512
     teacher_steps: int = 4000
     evaluations: int = 10
+    teacher_layers: int = 4
+    decoder_layers: int = 3
 
     @property
     def text_bytes(self) -> int:
         return self.num_bytes // 2
 
 
-SMOKE = Size(20_000, 5_000, 256, 20, 2)
+SMOKE = Size(8_000, 3_000, 256, 10, 2, teacher_layers=2, decoder_layers=1)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,8 +159,9 @@ def train_teacher(folder: Path, text: str, size: Size) -> Path:
 
     _say(f"a teacher for {text}: {size.teacher_steps} steps")
     stack = StackConfig(
-        hidden_size=64, num_layers=4, num_heads=4, intermediate_size=172, num_kv_heads=2
-    )
+        hidden_size=64, num_layers=size.teacher_layers, num_heads=4, intermediate_size=172,
+        num_kv_heads=2,
+    )  # fmt: skip
     model = LlamaConfig(stack, 512, tie_embeddings=True, dtype="float32", scan_layers=False)
     data = DataConfig(
         source=text, tokenizer="bpe:512", row_length=TEACHER_TOKENS, heldout_fraction=0.01
@@ -206,7 +209,7 @@ def make_experiment(
         encoder=StackConfig(num_layers=1, **byte_stack),
         connector=ConnectorConfig(hidden_size=64, num_heads=2),
         backbone=stack,
-        decoder=StackConfig(num_layers=3, **byte_stack),
+        decoder=StackConfig(num_layers=size.decoder_layers, **byte_stack),
         embedding_std=1.0,
         guide_init=0.0,
         dtype="float32",

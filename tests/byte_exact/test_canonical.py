@@ -45,7 +45,7 @@ def test_an_encoding_is_the_one_way_through(family):
                 for size, node in enumerate(paths[at][1:], 1):
                     if node < 0:
                         break
-                    for token in vocabulary.exact_ids(node).tolist():
+                    for token in vocabulary.exact_ids(node):
                         after = rule.step(configuration, token)
                         if after != DEAD:
                             ways[at + size][*way, token] = after

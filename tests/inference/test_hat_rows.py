@@ -78,7 +78,8 @@ batches = st.lists(
 WORDS = make_splitter("words")
 
 
-@pytest.fixture(scope="module", params=WORDS_OF)
+# "cosine" differs from "mlp" in how words are scored alone, of which any bytes are read below.
+@pytest.fixture(scope="module", params=["words", "mlp"])
 def config(request):
     return WORDS_OF[request.param]
 

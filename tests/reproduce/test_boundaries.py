@@ -23,7 +23,7 @@ def test_it_runs_and_does_not_repeat_itself(tmp_path, monkeypatch, capsys):
     text = tmp_path / "text.txt"
     lines = (f"The {i}th line of {i * i} is 世界の人々 and สวัสดีชาวโลก, too.\n" for i in range(200))
     text.write_text("".join(lines), encoding="utf-8")
-    kinds = ["words", "merges", "entropy-monotonic", "hat-2025", "learned"]
+    kinds = ["words", "merges", "entropy-monotonic", "learned"]
     words = ["reproduce", "boundaries", "--smoke", "--text", f"mixed={text}", "--out",
              str(tmp_path / "out"), "--json", "--kinds", *kinds]  # fmt: skip
     assert cli.main(words) == 0

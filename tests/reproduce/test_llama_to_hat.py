@@ -35,7 +35,7 @@ def test_it_runs_and_does_not_repeat_itself(tmp_path, monkeypatch, capsys):
     assert set(result["bits_per_byte"]) == set(llama_to_hat.ARMS)
     assert all(0 < bits < 9 for bits in result["bits_per_byte"].values())
     ends = {arm: curve[-1][0] for arm, curve in result["curves"].items()}
-    assert ends["random"] == ends["published"] == ends["staged"] > 15_000  # equal bytes
+    assert ends["random"] == ends["published"] == ends["staged"] > 6_000  # equal bytes
     assert ends["half"] == pytest.approx(ends["staged"] / 2, rel=0.05)
     # The training loop and the scorer score the same held-out bytes, packed otherwise.
     for arm, curve in result["curves"].items():
