@@ -70,12 +70,13 @@ def run(arguments: argparse.Namespace) -> dict:
     from hat.inference.engine import Engine
     from hat.inference.run import load_run
     from hat.serving.completions import Limits
-    from hat.serving.warm_up import warm_up
+    from hat.serving.warm_up import ROOM, warm_up
 
     listening = listen(arguments.host, arguments.port)
     loaded = load_run(arguments.run)
     engine = Engine(loaded.model, loaded.params, loaded.rule, max_rows=arguments.rows,
-                    prefixes=max(arguments.prefixes, 0), max_words=arguments.words)  # fmt: skip
+                    prefixes=max(arguments.prefixes, 0), max_words=arguments.words,
+                    room=ROOM)  # fmt: skip
     name = arguments.name or loaded.experiment.name
     del loaded  # the engine has the parameters in the form that it needs
     began = time.monotonic()

@@ -29,6 +29,7 @@ from hat.inference.burst import (
 )
 from hat.inference.checked import go_back, guide_of, no_way_back
 from hat.inference.kinds import rows_of
+from hat.inference.memory import SMALLEST_BUFFER
 from hat.inference.prefixes import Prefixes
 from hat.inference.requests import Continuation, OnBytes, Request
 from hat.inference.sampling import REPETITION_IDS, Draw, Sampling, latest, rules
@@ -53,6 +54,7 @@ class Engine:
         max_rows: int = 16,
         prefixes: int = 32,
         max_words: int = 2**30,
+        room: int = SMALLEST_BUFFER,
         closing: int | None = None,
         unspelled_end: bool = False,
         rings: bool = True,
@@ -60,7 +62,8 @@ class Engine:
     ):
         """rule: the splitter of a HAT, the tokenizer of a Llama. max_rows: continuations at once.
         prefixes: how many rows are kept for prompts that begin alike. max_words: of a row (tokens
-        of a Llama), which bounds the backbone's memory; a text that reaches it ends there. closing:
+        of a Llama), which bounds the backbone's memory; a text that reaches it ends there. room: slots
+        that buffers have from the start, as every size that they grow to is compiled anew. closing:
         rows that the backbone takes together; None: `best_closing`. unspelled_end: whether every id
         that spells nothing ends a text. rings: see `llama_rows`; requests with a check need False.
         prepared: what `prepare` made of the parameters, instead of them."""
@@ -73,7 +76,7 @@ class Engine:
         self._ends = tables.ends
         self._tables = jax.tree.map(jax.numpy.asarray, tables)
         self.sizes = [*(n for n in (1, 4, 16, 64, 256) if n < max_rows), max_rows]
-        self._closing, self._max_words = closing, max_words
+        self._closing, self._max_words, self._room = closing, max_words, room
         self.prefixes = Prefixes(prefixes)
         self.waiting: deque[Continuation] = deque()
         self._reading: _Reading | None = None
@@ -181,7 +184,8 @@ class Engine:
     def _begin(self, continuation: Continuation) -> _Reading:
         ids = np.asarray(continuation.request.ids, np.int32)
         at, kept = (0, None) if continuation.request.scores else self.prefixes.find(ids)
-        state, logits = kept or (self._kind.empty(self._params, 1), None)
+        fresh = self._kind.with_room(self._kind.empty(self._params, 1), self._room)
+        state, logits = kept or (fresh, None)
         marks = sorted({self.prefixes.shared(ids), len(ids)} - {0})
         return _Reading(continuation, self._kind.read(self._rule, ids), marks, at, state, logits)
 
@@ -230,7 +234,7 @@ class Engine:
         return max(sizes, default=0)
 
     def _make_room(self, slots: int) -> None:
-        state = self._kind.with_room(self._slots.state, slots)
+        state = self._kind.with_room(self._slots.state, max(slots, self._room))
         self._slots = self._slots._replace(state=state)
 
     def _resize(self, size: int) -> None:
@@ -277,12 +281,13 @@ class Engine:
 
     def _shrink(self) -> None:
         """Fewer places where fewer do, unless others wait for them."""
-        smaller = [n for n in self.sizes if n < len(self._places)]
         count = len(self.active)
-        if not count and not self.waiting and not self._reading:
+        if self.waiting or self._reading:
+            return
+        if not count:
             self._places, self._slots = [], None
-        elif smaller and 0 < count <= smaller[-1] and not self.waiting and not self._reading:
-            self._resize(next(n for n in self.sizes if n >= count))
+        while smaller := [n for n in self.sizes if count <= n < len(self._places)]:
+            self._resize(smaller[-1])  # size by size: fewer programs than pairs of sizes
 
     def _burst(self) -> None:
         self._make_room(self._used + BURST + self._kind.slots_per_step)

@@ -9,6 +9,8 @@ from hat.inference.engine import Engine
 from hat.inference.requests import Request
 from hat.inference.sampling import Sampling
 
+ROOM = 256  # slots that a server's buffers begin with: a text of more words or tokens waits once
+
 
 def warm_up(engine: Engine, say: Callable[[str], None] = lambda text: None) -> None:
     """Every size of a chunk and number of rows that the engine uses, with its smallest buffers: a
@@ -22,7 +24,8 @@ def warm_up(engine: Engine, say: Callable[[str], None] = lambda text: None) -> N
     for size in engine.sizes:
         say(f"compiling {size} rows")
         for number in range(size):
-            # Of different lengths, so that rows also leave while others go on.
-            length = BURST * (1 + number * len(engine.sizes) // size)
+            # As many bursts as there are sizes for the rows from this one on: rows leave while
+            # others go on, and what is left takes every smaller size in turn.
+            length = BURST * sum(size - number <= fewer <= size for fewer in engine.sizes)
             engine.submit(Request([bos], length, Sampling(temperature=1.0), sample=number))
         engine.run()
