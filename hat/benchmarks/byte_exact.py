@@ -1,11 +1,11 @@
 """Bytes a second of exact-byte scoring and generation, against tokens and genlm-bytes.
 
-A Llama over 4,096 byte-pair tokens (--run: a trained one; else that of the config with fresh
-parameters; --vocabulary: over more tokens, most of them made up) reads text of the standard library
-of Python. Scoring all prefixes in one forward is set
-beside a plain forward over as many tokens as bytes, and beside going byte by byte; generation in
-tokens from a drawn cover, and byte by byte, beside ordinary decoding in tokens. genlm-bytes takes
-part where it is installed, over the same model and evaluator.
+A Llama over 4,096 byte-pair tokens (--run: a trained one; else one of --size or of a config, with
+fresh parameters; --vocabulary: over more tokens, most of them made up) reads text of the standard
+library of Python. Scoring all prefixes in one forward is set beside a plain forward over as many
+tokens as bytes, and beside going byte by byte; generation in tokens from a drawn cover, and byte by
+byte, beside ordinary decoding in tokens. genlm-bytes takes part where it is installed, over the
+same model and evaluator.
 
 Only the ratios of one run mean anything, and nothing else should run beside it; where something
 does, those of processor seconds, all threads together, say more than those of the clock.
@@ -48,11 +48,21 @@ TRAINED_ON = 1_000_000  # bytes, of a tokenizer that the run does not bring
 PROMPT = 60  # bytes before what is generated
 WARM = 3  # texts before those that count: shapes follow from texts, and each is compiled once
 
+CONFIG = "configs/quickstart_bpe.py"
+# What CONFIG is changed to. With 2 million parameters a forward costs no more than the host's work.
+SIZES = {
+    "2m": [],
+    "29m": ["model.stack.hidden_size=512", "model.stack.num_layers=8", "model.stack.num_heads=8",
+            "model.stack.intermediate_size=1368"],
+}  # fmt: skip
+
 Rate = tuple[float, ...]  # bytes a second of the clock, and of the processor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_experiment(parser, default="configs/quickstart_bpe.py")
+    add_experiment(parser, default=CONFIG)
+    parser.add_argument("--size", choices=SIZES, default="29m",
+                        help="parameters, where CONFIG is left out (default: 29m)")
     parser.add_argument("--run", metavar="RUN", type=Path, help="a subword Llama that is trained")
     parser.add_argument("--vocabulary", metavar="N", type=positive_int,
                         help="tokens, without --run (default: those of the config)")
@@ -102,6 +112,8 @@ def open_model(arguments: argparse.Namespace, text: bytes) -> tuple[TokenizedMod
         if not isinstance(its.model, LlamaModel):
             raise UserError(f"--run {arguments.run} is a HAT; give a subword Llama")
         return TokenizedModel(its.model, its.params, its.tokenizer), its.params
+    if arguments.config == CONFIG:
+        arguments.set = [*SIZES[arguments.size], *arguments.set]
     model = read_experiment(arguments).model.build()
     if not isinstance(model, LlamaModel):
         raise UserError(f"{arguments.config} is of a HAT; give one of a subword Llama")

@@ -19,7 +19,7 @@ def test_it_compares_all_ways(vocabulary, samples, tmp_path, monkeypatch):
     monkeypatch.setattr(byte_exact, "read_experiment", lambda _: tiny.llama(tmp_path))
     monkeypatch.setattr(byte_exact, "PROMPT", 5)
     arguments = argparse.Namespace(
-        run=None, bytes=12, repeats=1, vocabulary=vocabulary, samples=samples)
+        config="any", run=None, bytes=12, repeats=1, vocabulary=vocabulary, samples=samples)
     found = byte_exact.run(arguments)
     assert found["ids"] == (408 if vocabulary else 304)
     rates = found["bytes_per_second"]
