@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hat.errors import UserError
 from hat.evaluation.perturbations import REGISTRY, find_words, perturb
 from hat.evaluation.perturbations.misspellings import misspell
-from tests.evaluation.texts import ALL, LANGUAGES, multilingual, rates, texts
+from tests.evaluation.texts import ALL, LANGUAGES, rates, texts
 
 GOLDEN = Path(__file__).with_name("golden_perturbations.txt")
 MISSPELLING = misspell({"child": ("chlid", "cild"), "the": ("teh",), "weiß": ("weis",)})
