@@ -61,8 +61,8 @@ Rate = tuple[float, ...]  # bytes a second of the clock, and of the processor
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_experiment(parser, default=CONFIG)
-    parser.add_argument("--size", choices=SIZES, default="29m",
-                        help="parameters, where CONFIG is left out (default: 29m)")
+    parser.add_argument("--size", choices=SIZES,
+                        help="parameters, of the default CONFIG alone (default: 29m)")
     parser.add_argument("--run", metavar="RUN", type=Path, help="a subword Llama that is trained")
     parser.add_argument("--vocabulary", metavar="N", type=positive_int,
                         help="tokens, without --run (default: those of the config)")
@@ -107,13 +107,15 @@ def run(arguments: argparse.Namespace) -> dict:
 
 
 def open_model(arguments: argparse.Namespace, text: bytes) -> tuple[TokenizedModel, Params]:
+    if arguments.size and (arguments.run is not None or arguments.config != CONFIG):
+        raise UserError(f"--size is of {CONFIG}; leave it out with --run or another CONFIG")
     if arguments.run is not None:
         its = load_run(arguments.run)
         if not isinstance(its.model, LlamaModel):
             raise UserError(f"--run {arguments.run} is a HAT; give a subword Llama")
         return TokenizedModel(its.model, its.params, its.tokenizer), its.params
     if arguments.config == CONFIG:
-        arguments.set = [*SIZES[arguments.size], *arguments.set]
+        arguments.set = [*SIZES[arguments.size or "29m"], *arguments.set]
     model = read_experiment(arguments).model.build()
     if not isinstance(model, LlamaModel):
         raise UserError(f"{arguments.config} is of a HAT; give one of a subword Llama")

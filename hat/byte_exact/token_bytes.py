@@ -17,6 +17,8 @@ from hat.errors import UserError
 from hat.text.split_loop import compiled
 from hat.text.tokenizers import Tokenizer
 
+_CHILDREN = 1 << 18  # steps of the trie that are kept: a look-up is a tenth of a compiled call
+
 
 class Vocabulary:
     """The sorted tokens of a tokenizer and the trie over them.
@@ -96,6 +98,8 @@ class Vocabulary:
         key = node << 8 | byte
         found = self._children.get(key)
         if found is None:
+            if len(self._children) >= _CHILDREN:
+                self._children.clear()
             found = self._children[key] = child(self.first, self.count, self.byte, node, byte)
         return found
 

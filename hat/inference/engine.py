@@ -184,8 +184,9 @@ class Engine:
     def _begin(self, continuation: Continuation) -> _Reading:
         ids = np.asarray(continuation.request.ids, np.int32)
         at, kept = (0, None) if continuation.request.scores else self.prefixes.find(ids)
-        fresh = self._kind.with_room(self._kind.empty(self._params, 1), self._room)
-        state, logits = kept or (fresh, None)
+        if kept is None:
+            kept = self._kind.with_room(self._kind.empty(self._params, 1), self._room), None
+        state, logits = kept
         marks = sorted({self.prefixes.shared(ids), len(ids)} - {0})
         return _Reading(continuation, self._kind.read(self._rule, ids), marks, at, state, logits)
 

@@ -76,7 +76,7 @@ class Size:
     decoder_layers: int = 3
 
 
-SMOKE = Size(3_000, 1_500, 3, 128, 16, 32, 1, 2)
+SMOKE = Size(3_000, 1_500, 3, 128, 16, 32, word_layers=1, decoder_layers=2)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +120,12 @@ def read_texts(named: list[str]) -> dict[str, bytes]:
         name, equals, source = item.partition("=")
         if not (equals and name.isidentifier() and source):
             raise UserError(f"--text {item}: write it as NAME=SOURCE, such as english=book.txt")
-        documents = Source(source).documents(Skipped())
+        if name in texts:
+            raise UserError(f"--text {item}: {name} is named twice; give each text a name of its own")
+        try:
+            documents = Source(source).documents(Skipped())
+        except UserError as error:
+            raise UserError(str(error).replace("data.source", "--text")) from None
         texts[name] = b"\n".join(document.data for document in documents)
     return texts
 
@@ -274,7 +279,8 @@ def bytes_per_word(splitter: Splitter, data: np.ndarray) -> float:
 
 def target_flops(size: Size) -> float:
     """Forward FLOPs of a byte: those of the small HAT of configs/quickstart.py at 5.5 bytes a word."""
-    return flops_per_byte(model_config(size, "words", size.word_layers, BASE_WIDTH, 5.5).build(), size, 5.5)
+    config = model_config(size, "words", size.word_layers, BASE_WIDTH, 5.5)
+    return flops_per_byte(config.build(), size, 5.5)
 
 
 def flops_per_byte(model: LanguageModel, size: Size, ratio: float) -> float:

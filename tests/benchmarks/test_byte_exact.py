@@ -19,7 +19,7 @@ def test_it_compares_all_ways(vocabulary, samples, tmp_path, monkeypatch):
     monkeypatch.setattr(byte_exact, "read_experiment", lambda _: tiny.llama(tmp_path))
     monkeypatch.setattr(byte_exact, "PROMPT", 5)
     arguments = argparse.Namespace(
-        config="any", run=None, bytes=12, repeats=1, vocabulary=vocabulary, samples=samples)
+        config="any", size=None, run=None, bytes=12, repeats=1, vocabulary=vocabulary, samples=samples)
     found = byte_exact.run(arguments)
     assert found["ids"] == (408 if vocabulary else 304)
     rates = found["bytes_per_second"]
@@ -28,6 +28,13 @@ def test_it_compares_all_ways(vocabulary, samples, tmp_path, monkeypatch):
     assert found["ratios"]["every byte over tokens, a token"] == pytest.approx(
         each * found["bytes_per_drawn_token"])
     assert set(found["ratios"]) == set(found["processor_ratios"])
+
+
+@pytest.mark.parametrize("run, config", [("runs/mine", byte_exact.CONFIG), (None, "other.py")])
+def test_a_size_of_another_model_is_refused(run, config):
+    arguments = argparse.Namespace(size="2m", run=run, config=config)
+    with pytest.raises(UserError, match="--size is of"):
+        byte_exact.open_model(arguments, b"")
 
 
 def test_made_up_tokens_are_encodings():

@@ -68,6 +68,12 @@ def test_bad_input(tmp_path, capsys):
     assert "choose from words" in capsys.readouterr().err
     assert cli.main(["reproduce", "boundaries", "--text", "x.txt", *out]) == 2
     assert "NAME=SOURCE" in capsys.readouterr().err
+    (tmp_path / "a.txt").write_text("a text")
+    twice = [f"a={tmp_path / 'a.txt'}"] * 2
+    assert cli.main(["reproduce", "boundaries", "--text", *twice, *out]) == 2
+    assert "a is named twice" in capsys.readouterr().err
+    assert cli.main(["reproduce", "boundaries", "--text", f"a={tmp_path / 'none'}", *out]) == 2
+    assert "set --text to" in capsys.readouterr().err
     with pytest.raises(UserError, match="has 900 bytes: give one of 4,500"):
         boundaries.documents_of("few", b"x" * 900, SMOKE, 0)
 
