@@ -17,9 +17,11 @@ from hat.data.config import DataConfig
 from hat.data.records import appearing
 from hat.errors import UserError
 from hat.models.hat import HatConfig
+from hat.models.hat_2025 import Hat2025Config
 from hat.models.llama import LlamaConfig
 from hat.models.model import Params
-from hat.text.splitters import make_splitter
+from hat.text.splitters import keep_splitter, make_splitter
+from hat.text.token_words import TokenWords
 from hat.text.tokenizers import FILES as TOKENIZER_FILES
 from hat.text.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 from hat.training.config import TrainingConfig
@@ -68,22 +70,26 @@ def convert(
     tokenizer: Path | None = None,
     config: Experiment | None = None,
     fit: bool = False,
+    word_steps: int = 0,
     changes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Converts what is at `path`; see `hat.commands.convert`.
 
     config: of the HAT, for to="hat", and fit: whether its backbone is to be that of the Llama
-    whatever it says; changes: to the config of the run, for to="native".
-    Returns what was converted, its number of parameters and their bytes. UserError: what cannot
-    be read or written; nothing is left of `out` then.
+    whatever it says; word_steps: of learning the embeddings of words that are the Llama's tokens
+    (hat.training.spellings); changes: to the config of the run, for to="native".
+    Returns what was converted, its number of parameters and their bytes, and with word_steps the
+    word_distance that is left. UserError: what cannot be read or written; nothing is left of `out`
+    then.
     """
     source = open_source(path, tokenizer)
     out.parent.mkdir(parents=True, exist_ok=True)
+    distance = None
     with appearing(out) as folder:
         if to == "native":
             params = _write_native(source, folder, out, changes)
         elif to == "hat":
-            params = _write_hat(source, folder, config, fit)
+            params, distance = _write_hat(source, folder, config, fit, word_steps)
         elif to == "hf":
             params = _write_hf(source, folder)
         else:
@@ -95,7 +101,7 @@ def convert(
         "model": "HAT" if source.is_hat or to == "hat" else "Llama",
         "parameters": sum(leaf.size for leaf in leaves),
         "bytes": sum(leaf.nbytes for leaf in leaves),
-    }
+    } | ({} if distance is None else {"word_distance": distance})
 
 
 def _leaves(params: Params):
@@ -230,11 +236,14 @@ def _write_native(source: Source, folder: Path, out: Path, changes: Sequence[str
     return params
 
 
-def _write_hat(source: Source, folder: Path, experiment: Experiment, fit: bool) -> Params:
+def _write_hat(
+    source: Source, folder: Path, experiment: Experiment, fit: bool, word_steps: int
+) -> tuple[Params, float | None]:
+    """The parameters, and with word_steps the distance that `fit_encoder` leaves."""
     if source.is_hat:
         raise UserError(f"{source.path} is a HAT already; --to hat takes a Llama")
     config = experiment.model
-    if type(config) is not HatConfig:
+    if type(config) not in (HatConfig, Hat2025Config):
         kind = "a Llama" if isinstance(config, LlamaConfig) else type(config).__name__
         raise UserError(f"the config {experiment.name} is of {kind}; give that of a HAT")
     llama = source.experiment.model
@@ -242,15 +251,43 @@ def _write_hat(source: Source, folder: Path, experiment: Experiment, fit: bool) 
         config = dataclasses.replace(config, backbone=llama.stack)
         experiment = dataclasses.replace(experiment, model=config)
     check_backbone(config, llama.stack)
+    if word_steps:
+        _check_words(experiment, source)
     import jax
 
     shardings = local_shardings(config.build())
     places = {"backbone": shardings["backbone"]["layers"]}
     backbone = source.read(llama, places, parts=("backbone",))["backbone"]
     key = jax.random.key(experiment.training.seed)
-    params = init_around(config, backbone, key, shardings)
+    params, distance = init_around(config, backbone, key, shardings), None
+    if word_steps:
+        from hat.training.spellings import fit_encoder
+
+        places = {"embedding": local_shardings(llama.build())["embedding"]}
+        table = source.read(llama, places, parts=("embedding",))["embedding"]["table"]
+        seed = experiment.training.seed
+        params["encoder"], distance = fit_encoder(
+            config, params, source.tokenizer, table, word_steps, seed
+        )
     write_run(folder, dataclasses.replace(experiment, init=None), params)
-    return params
+    keep_splitter(experiment.data.splitter, folder)
+    return params, distance
+
+
+def _check_words(experiment: Experiment, source: Source) -> None:
+    """UserError: words whose embeddings the Llama cannot tell."""
+    if not isinstance(experiment.model, Hat2025Config):
+        raise UserError(
+            f"--word-steps: the encoder of {experiment.name} sees more than a word, so that no "
+            "spelling has one embedding; give the config of a HAT of 2025, or leave it out"
+        )
+    rule = make_splitter(experiment.data.splitter)
+    theirs = source.tokenizer and source.tokenizer.name
+    if not isinstance(rule, TokenWords) or rule.tokenizer.name != theirs:
+        raise UserError(
+            f"--word-steps: the words of {experiment.name} are not the tokens of the Llama; set "
+            f"data.splitter, which is {experiment.data.splitter!r}, to tokens:PATH with its tokenizer"
+        )
 
 
 def _write_hf(source: Source, folder: Path) -> Params:

@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="with --to hat: the config file of the HAT")
     parser.add_argument("--fit", action="store_true",
                         help="with --to hat: give the config the backbone that the Llama has")
+    parser.add_argument("--word-steps", metavar="N", type=positive_int,
+                        help="with --to hat, where words are the Llama's tokens: steps in which the "
+                        "encoder learns their embeddings from their spelling")
     parser.add_argument("--tokenizer", metavar="FILE", type=Path,
                         help="of a Llama whose folder has none: tokenizer.json or a .model file; "
                         "with --method: the other tokenizer, or the donor")
@@ -71,11 +74,15 @@ def run(arguments: argparse.Namespace) -> dict:
         tokenizer=arguments.tokenizer,
         config=config,
         fit=arguments.fit,
+        word_steps=arguments.word_steps or 0,
         changes=arguments.set if config is None else [],
     )
     result |= {"out": str(arguments.out), "seconds": time.perf_counter() - began}
     print(f"{arguments.out}: {result['model']}, {result['parameters']:,} parameters, "
           f"{result['bytes'] / 1e9:.3f} GB in {result['seconds']:.1f} s")
+    if "word_distance" in result:
+        print(f"words: {result['word_distance']:.2g} of the squared length of the Llama's embeddings "
+              "away from them")
     return result
 
 
@@ -104,8 +111,9 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             raise UserError("--hypernetwork RUN goes with --method hypernetwork, which needs it")
     if (arguments.to == "hat") != (arguments.config is not None):
         raise UserError("--config CONFIG goes with --to hat, and --to hat needs it")
-    if arguments.fit and arguments.to != "hat":
-        raise UserError("--fit goes with --to hat")
+    for option in ("fit", "word_steps"):
+        if getattr(arguments, option) and arguments.to != "hat":
+            raise UserError(f"--{option.replace('_', '-')} goes with --to hat")
     if arguments.set and arguments.to not in ("native", "hat"):
         raise UserError(f"--set changes a run's config, and --to {arguments.to} writes no run")
     out = arguments.out

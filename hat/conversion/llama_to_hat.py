@@ -13,11 +13,12 @@ import jax
 from hat import config as configs
 from hat.errors import UserError
 from hat.models.hat import HatConfig
+from hat.models.hat_2025 import Hat2025Config
 from hat.models.layers import StackConfig
 from hat.models.model import Params
 
 
-def check_backbone(config: HatConfig, stack: StackConfig) -> None:
+def check_backbone(config: HatConfig | Hat2025Config, stack: StackConfig) -> None:
     """UserError that lists where the backbone of `config` is not the stack of a Llama."""
     ours = dataclasses.replace(
         config.backbone,
@@ -33,7 +34,9 @@ def check_backbone(config: HatConfig, stack: StackConfig) -> None:
         )
 
 
-def init_around(config: HatConfig, backbone: Params, key: jax.Array, shardings: Params) -> Params:
+def init_around(
+    config: HatConfig | Hat2025Config, backbone: Params, key: jax.Array, shardings: Params
+) -> Params:
     """The parameters of a HAT with the blocks of a Llama, everything else as `init` draws it.
 
     backbone: the part of that name of a Llama, in its dtype. shardings: of all parameters of the

@@ -311,10 +311,15 @@ class Hat2025Model(LanguageModel):
 
 def long_words(batch: Batch, most: int) -> jax.Array:
     """How many words have more than `most` bytes, float32 []."""
-    word, index = batch["word"], jnp.arange(batch["word"].shape[1])
+    place = place_in_word(batch["word"])
+    return jnp.sum((batch["segment"] > 0) & (place == most), dtype=jnp.float32)
+
+
+def place_in_word(word: jax.Array) -> jax.Array:
+    """int [B, T], the word of every byte -> how many bytes of it come before, int [B, T]."""
+    index = jnp.arange(word.shape[1])
     opens = word != jnp.pad(word, [(0, 0), (1, 0)], constant_values=-1)[:, :-1]
-    since = index - jax.lax.cummax(jnp.where(opens, index, 0), axis=1)
-    return jnp.sum((batch["segment"] > 0) & (since == most), dtype=jnp.float32)
+    return index - jax.lax.cummax(jnp.where(opens, index, 0), axis=1)
 
 
 def price(

@@ -1,11 +1,17 @@
 """Llama to bytes: three ways to begin, compared at equal bytes, and the last at half of them.
 
 A HAT learns the text that a small Llama writes: from random parameters; from the Llama's blocks by
-the published recipe (frozen for the first tenth, then a tenth of the rate); and from the blocks,
-taught by the Llama itself: its states at the ends of words, after every block, and its next token
-read byte by byte. That last way runs a second time over half of the bytes, with a schedule of that
+the published recipe (frozen for the first tenth, then a tenth of the rate); and in stages, taught by
+the Llama itself. That last way runs a second time over half of the bytes, with a schedule of that
 length, since how low a run is before its rate has fallen says little about how low it could be by
 then. The line to reach is the Llama's own bits per byte on the same held-out text.
+
+All ways have the same words. --words tokens: the Llama's tokens, in a HAT that predicts where its
+words end (arXiv 2501.10322). The stages are then: the encoder learns the Llama's embeddings from
+their spellings, without any text; then the decoder learns the Llama's next token, read byte by byte,
+under blocks that stay as they are. --words rule: those of the word rule (arXiv 2603.15953), several
+tokens each. The encoder, the blocks and the decoder then learn together: the states of the Llama at
+the ends of words, after every block, and its next token.
 
 With --teacher PATH the Llama is yours: a Hugging Face folder or a llama2.c .bin file (with its
 tokenizer, or --tokenizer FILE), or a run; it writes the text, unless --text names some. Otherwise a
@@ -25,7 +31,9 @@ from hat.commands.arguments import positive_int
 from hat.errors import UserError
 
 ARMS = ("random", "published", "staged", "half")
+WORDS = ("tokens", "rule")
 TEACHER_TOKENS = 512
+BYTES_PER_TOKEN = 1.75  # for which rows have room, at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,28 +41,36 @@ class Size:
     """How large the experiment is.
 
     num_bytes: that every way reads; the teacher writes a half of them, which are read twice.
-    teacher_steps, teacher_layers: of the Llama that is trained on the spot.
+    row_length: in ids; a document that the teacher writes fits into a row.
+    teacher_steps, teacher_layers: of the Llama that is trained on the spot. word_steps: of the
+    encoder, before any text. byte_width: of encoder and decoder.
     """
 
-    num_bytes: int = 800_000
+    num_bytes: int = 500_000
     heldout_bytes: int = 40_000
-    row_length: int = 512
+    row_length: int = 1024
     teacher_steps: int = 4000
-    evaluations: int = 10
+    evaluations: int = 5
     teacher_layers: int = 4
-    decoder_layers: int = 3
+    word_steps: int = 600
+    byte_width: int = 128
+    encoder_layers: int = 2
+    decoder_layers: int = 2
 
     @property
     def text_bytes(self) -> int:
         return self.num_bytes // 2
 
 
-SMOKE = Size(8_000, 3_000, 256, 10, 2, teacher_layers=2, decoder_layers=1)
+SMOKE = Size(8_000, 3_000, 256, 10, 2, teacher_layers=2, word_steps=10, byte_width=32,
+             encoder_layers=1, decoder_layers=1)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", metavar="PATH", type=Path, help="a Llama or its run")
     parser.add_argument("--tokenizer", metavar="FILE", type=Path, help="of a --teacher without one")
+    parser.add_argument("--words", choices=WORDS, default="tokens",
+                        help="of the HAT: the teacher's tokens, or by rule (default: tokens)")
     parser.add_argument("--text", metavar="PATH", type=Path,
                         help="train and hold out this, not text that the teacher writes")
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("runs", "llama-to-hat"),
@@ -66,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict:
+    from hat.data.config import DataConfig
     from hat.inference.run import load_run
     from hat.reproduce.finish import finish, settle
     from hat.reproduce.teacher_text import bits_per_byte, heldout_documents
@@ -75,6 +92,7 @@ def run(arguments: argparse.Namespace) -> dict:
     settings = {
         "teacher": arguments.teacher and str(arguments.teacher.resolve()),
         "text": arguments.text and str(arguments.text.resolve()),
+        "words": arguments.words,
         "seed": arguments.seed,
         **dataclasses.asdict(size),
     }
@@ -88,12 +106,16 @@ def run(arguments: argparse.Namespace) -> dict:
     teacher = load_run(teacher_folder)
     source, fraction = make_text(out, teacher, text, size, arguments.seed)
 
+    stack = teacher.experiment.model.stack
+    data = DataConfig(source=source, row_length=size.row_length, heldout_fraction=fraction)
+    model, data = make_hat(arguments.words, stack, teacher_folder, data, size)
     experiments = {
-        arm: make_experiment(arm, teacher.experiment.model.stack, teacher_folder, source, fraction,
-                             out, size, arguments.seed)
+        arm: make_experiment(arm, model, data, teacher_folder, out, size, arguments.seed)
         for arm in ARMS
-    }  # fmt: skip
+    }
     convert_blocks(teacher_folder, experiments["published"], out / "blocks")
+    if arguments.words == "tokens":
+        convert_blocks(teacher_folder, experiments["staged"], out / "words", size.word_steps)
     for arm, experiment in experiments.items():
         _say(f"{arm}: {experiment.training.steps} steps")
         finish(experiment, out / arm)
@@ -101,7 +123,7 @@ def run(arguments: argparse.Namespace) -> dict:
     documents = heldout_documents(source, fraction)
     line = bits_per_byte(teacher, documents)
     curves = {arm: read_curve(out / arm) for arm in ARMS}
-    final = {arm: bits_per_byte(load_run(out / arm), documents) for arm in ARMS}
+    final = {arm: curve[-1][1] for arm, curve in curves.items()}
     result = settings | {
         "teacher_bits_per_byte": line,
         "heldout_bytes": sum(map(len, documents)),
@@ -173,7 +195,7 @@ def train_teacher(folder: Path, text: str, size: Size) -> Path:
 
 def make_text(out: Path, teacher, text: str | None, size: Size, seed: int) -> tuple[str, float]:
     """The text to train on and hold out, and the fraction of it that is held out."""
-    from hat.data.sources import Source
+    from hat.data.sources import Skipped, Source
     from hat.reproduce.teacher_text import write_text
 
     if text is None:
@@ -181,7 +203,9 @@ def make_text(out: Path, teacher, text: str | None, size: Size, seed: int) -> tu
         if not source.exists():
             write_text(teacher, source, size.text_bytes + size.heldout_bytes, seed, _say)
         text = str(source)
-    total = sum(file.size for file in Source(text).files)
+        total = sum(len(document.data) for document in Source(text).documents(Skipped()))
+    else:
+        total = sum(file.size for file in Source(text).files)
     if total < 2 * size.heldout_bytes:
         raise UserError(f"--text {text} has {total:,} bytes; give at least {2 * size.heldout_bytes:,}")
     return text, size.heldout_bytes / total
@@ -190,62 +214,65 @@ def make_text(out: Path, teacher, text: str | None, size: Size, seed: int) -> tu
 # --- the three ways -------------------------------------------------------------------------------
 
 
-def make_experiment(
-    arm: str, stack, teacher: Path, source: str, fraction: float, out: Path, size: Size, seed: int
-):
-    """The experiment of an arm: they differ in `init`, the rates of the backbone, the loss, and the
-    last one in its length."""
-    from hat.data.config import DataConfig
+def make_hat(words: str, stack, teacher: Path, data, size: Size):
+    """A HAT around a Llama's stack, and its data: the same for every arm."""
     from hat.models.hat import ConnectorConfig, HatConfig
+    from hat.models.hat_2025 import Hat2025Config
     from hat.models.layers import StackConfig
+    from hat.text.splitters import make_splitter
+
+    width, length = size.byte_width, size.row_length
+    byte_stack = dict(
+        hidden_size=width, num_heads=width // 32, intermediate_size=width * 11 // 4,
+        residual_init=0.0,
+    )  # fmt: skip
+    if words == "rule":
+        byte_stack |= dict(window=32)
+    encoder = StackConfig(num_layers=size.encoder_layers, **byte_stack)
+    decoder = StackConfig(num_layers=size.decoder_layers, **byte_stack)
+    common = dict(embedding_std=1.0, dtype="float32", scan_layers=False)
+    if words == "rule":
+        connector = ConnectorConfig(hidden_size=width, num_heads=width // 32)
+        model = HatConfig(encoder, connector, stack, decoder, guide_init=0.0, **common)
+        return model, dataclasses.replace(data, row_words=length // 3)
+    splitter = f"tokens:{teacher}"
+    longest = make_splitter(splitter).max_word_bytes
+    model = Hat2025Config(encoder, stack, decoder, word_bytes=longest, **common)
+    row_words = int(length / BYTES_PER_TOKEN)
+    return model, dataclasses.replace(data, splitter=splitter, row_words=row_words)
+
+
+def make_experiment(arm: str, model, data, teacher: Path, out: Path, size: Size, seed: int):
+    """The experiment of an arm: they differ in `init`, the rates of the parts, the loss, and the
+    last one in its length."""
     from hat.training.config import PartConfig
     from hat.training.distill_config import DistillConfig, NextBytes, WordEmbeddings
     from hat.training.experiment import Experiment
 
-    byte_stack = dict(
-        hidden_size=64, num_heads=2, intermediate_size=176, window=32, residual_init=0.0
-    )
-    model = HatConfig(
-        encoder=StackConfig(num_layers=1, **byte_stack),
-        connector=ConnectorConfig(hidden_size=64, num_heads=2),
-        backbone=stack,
-        decoder=StackConfig(num_layers=size.decoder_layers, **byte_stack),
-        embedding_std=1.0,
-        guide_init=0.0,
-        dtype="float32",
-        scan_layers=False,
-    )
-    data = DataConfig(
-        source=source,
-        row_length=size.row_length,
-        row_words=size.row_length // 3,
-        heldout_fraction=fraction,
-    )
     steps = max(10, size.num_bytes // size.row_length // (2 if arm == "half" else 1))
     training = _training(steps, 1, seed)
     training = dataclasses.replace(
         training, evaluate_every_steps=max(1, steps // size.evaluations)
     )
-    if arm == "published":
+    parts, init, terms = (), out / "blocks", ()
+    if arm == "random":
+        init = None
+    elif arm == "published":
         parts = (PartConfig("backbone", multiplier=0.1, freeze_until_step=steps // 10),)
-    elif arm in ("staged", "half"):
-        parts = (PartConfig("backbone", freeze_until_step=steps // 50),)
-        objective = DistillConfig(
-            str(teacher),
-            (
-                *(WordEmbeddings(layers=layers) for layers in range(stack.num_layers)),
-                WordEmbeddings(layers=stack.num_layers, weight=3.0),
-                NextBytes(),
-            ),
-            bytes_per_token=1.5,
-        )
-        training = dataclasses.replace(training, objective=objective)
+    elif data.splitter.startswith("tokens:"):
+        init, terms = out / "words", (NextBytes(),)
+        parts = (PartConfig("encoder", multiplier=0.0), PartConfig("backbone", multiplier=0.0))
     else:
-        parts = ()
+        layers = model.backbone.num_layers
+        parts = (PartConfig("backbone", freeze_until_step=steps // 50),)
+        words = (WordEmbeddings(layers=done) for done in range(layers))
+        terms = (*words, WordEmbeddings(layers=layers, weight=3.0), NextBytes())
+    if terms:
+        objective = DistillConfig(str(teacher), terms, bytes_per_token=BYTES_PER_TOKEN)
+        training = dataclasses.replace(training, objective=objective)
     optimizer = dataclasses.replace(training.optimizer, parts=parts)
     training = dataclasses.replace(training, optimizer=optimizer)
-    init = None if arm == "random" else str(out / "blocks")
-    return Experiment(arm, model, data, training, init)
+    return Experiment(arm, model, data, training, init and str(init))
 
 
 def _training(steps: int, batch_size: int, seed: int):
@@ -266,12 +293,15 @@ def _training(steps: int, batch_size: int, seed: int):
     )
 
 
-def convert_blocks(teacher: Path, experiment, folder: Path) -> None:
-    """A HAT around the teacher's blocks, as a run to begin with."""
+def convert_blocks(teacher: Path, experiment, folder: Path, word_steps: int = 0) -> None:
+    """A HAT around the teacher's blocks, as a run to begin with; word_steps: of its encoder."""
     from hat.commands.conversions import convert
 
     if not folder.exists():
-        convert(teacher, "hat", folder, config=experiment)
+        done = convert(teacher, "hat", folder, config=experiment, word_steps=word_steps)
+        if word_steps:
+            _say(f"words, without any text: {done['word_distance']:.2g} of the squared length of the "
+                 "teacher's embeddings away from them")
 
 
 # --- the result -----------------------------------------------------------------------------------

@@ -153,11 +153,14 @@ class Continuations(NamedTuple):
 
     order: int32[K], ids of the tokens that spell something, sorted by their bytes, after the end
     of text. next_bytes: uint16[L, K], the byte at depth j of each; 256 is the end of text (at
-    depth 0 of the first), 257 stands where a token has ended.
+    depth 0 of the first), 257 stands where a token has ended, as all have at the last depth.
     """
 
     order: np.ndarray
     next_bytes: np.ndarray
+
+
+_PLACES = ("depth", "low", "high", "own_low", "own_high")
 
 
 class SortedVocabulary:
@@ -169,7 +172,7 @@ class SortedVocabulary:
         self._texts = [text for text, _ in ordered]
         self._token_bytes, self._eot = tokenizer.token_bytes, eot
         self._found: dict[int | None, np.ndarray] = {}  # of every token met so far
-        longest = max(map(len, self._texts))
+        longest = 1 + max(map(len, self._texts))
         table = np.full((longest, 1 + len(ordered)), NUM_BYTES + 1, np.uint16)
         table[0, 0] = NUM_BYTES
         for column, text in enumerate(self._texts, start=1):
@@ -178,32 +181,37 @@ class SortedVocabulary:
 
     def locate(self, tokens: list[np.ndarray], length: int) -> Arrays:
         """For every id of a row of T = `length` ids: depth[T], its place in its token, and low[T]
-        and high[T], the range of the sorted tokens that go on from the bytes before it there.
-        An empty range at BOS and at padding."""
-        out = np.zeros((3, length), np.int32)
+        and high[T], the range of the sorted tokens that go on from the bytes before it there; and
+        own_low[T] and own_high[T], that of the tokens that begin with those and its own byte, the
+        one that is over with it among them. Empty ranges at BOS and at padding; the second also
+        where the text ends."""
+        out = np.zeros((len(_PLACES), length), np.int32)
         at = 0
         for part in tokens:
             for token in [None, *part[1:].tolist()]:
                 ranges = self._ranges(token)
                 out[:, at : at + ranges.shape[1]] = ranges
                 at += ranges.shape[1]
-        return dict(zip(("depth", "low", "high"), out))
+        return dict(zip(_PLACES, out))
 
     def _ranges(self, token: int | None) -> np.ndarray:
-        """int32[3, bytes of the token]: depth, low, high. None stands for BOS."""
+        """int32[_PLACES, bytes of the token]. None stands for BOS."""
         if token not in self._found:
             self._found[token] = self._find_ranges(token)
         return self._found[token]
 
     def _find_ranges(self, token: int | None) -> np.ndarray:
         if token is None:
-            return np.zeros((3, 1), np.int32)
+            return np.zeros((len(_PLACES), 1), np.int32)
         if token == self._eot:
-            return np.array([[0], [0], [1 + len(self._texts)]], np.int32)
-        text, columns = self._token_bytes(token), [(0, 0, 1 + len(self._texts))]
-        for depth in range(1, len(text)):
-            low = bisect.bisect_right(self._texts, text[:depth])  # tokens that are over do not go on
-            columns.append((depth, 1 + low, 1 + self._end(text[:depth])))
+            return np.array([[0], [0], [1 + len(self._texts)], [0], [0]], np.int32)
+        text, columns = self._token_bytes(token), []
+        before = 0, 1 + len(self._texts)  # nothing is known yet, so that all tokens go on
+        for depth in range(len(text)):
+            known = text[: depth + 1]
+            high = 1 + self._end(known)
+            columns.append((depth, *before, 1 + bisect.bisect_left(self._texts, known), high))
+            before = 1 + bisect.bisect_right(self._texts, known), high
         return np.array(columns, np.int32).T
 
     def _end(self, prefix: bytes) -> int:

@@ -221,9 +221,12 @@ class FixedStride:
 _SPECS = (
     "'words', 'words:MAX_BYTES', 'whitespace', 'whitespace:MAX_BYTES', 'spacebyte', "
     "'spacebyte:MAX_BYTES', 'stride:BYTES', or with lengths for scripts, 'words:han=6,thai=12', or "
-    "with merges in every document, 'words+merges=50', or 'entropy:FILE' of hat patches"
+    "with merges in every document, 'words+merges=50', or 'entropy:FILE' of hat patches, or "
+    "'tokens:PATH' with a tokenizer"
 )
 _ENTROPY = "entropy:"  # then a file
+_TOKENS = "tokens:"  # then a tokenizer's file, or a folder with one
+_KEPT_TOKENS = "words"  # the folder of the tokenizer in that of a run
 _MAKERS = {
     "words": WordRule, "whitespace": WhitespaceRule, "spacebyte": SpaceByte, "stride": FixedStride,
 }  # fmt: skip
@@ -243,6 +246,11 @@ def make_splitter(spec: str) -> Splitter:
         from hat.text.entropy import load_patches
 
         return load_patches(Path(spec.removeprefix(_ENTROPY)))
+    if spec.startswith(_TOKENS):
+        from hat.text.token_words import TokenWords
+        from hat.text.tokenizers import load_tokenizer
+
+        return TokenWords(load_tokenizer(spec.removeprefix(_TOKENS)))
     rule, colon, arguments = spec.partition(":")
     options = arguments.split(",") if colon else []
     numbers = [option for option in options if "=" not in option]
@@ -267,18 +275,26 @@ def make_splitter(spec: str) -> Splitter:
 
 def keep_splitter(spec: str, folder: Path) -> None:
     """Copies into the folder of a run what `kept_splitter` needs, where the splitter is a file."""
-    if spec.startswith(_ENTROPY) and "+merges=" not in spec:
+    if "+merges=" in spec:
+        return
+    if spec.startswith(_ENTROPY):
         from hat.text.entropy import FILE
 
         make_splitter(spec).save(folder / FILE)
+    elif spec.startswith(_TOKENS):
+        (folder / _KEPT_TOKENS).mkdir(exist_ok=True)
+        make_splitter(spec).tokenizer.save(folder / _KEPT_TOKENS)
 
 
 def kept_splitter(spec: str, folder: Path) -> Splitter:
     """The splitter that the run in a folder was trained with."""
     from hat.text.entropy import FILE
 
-    kept = (folder / FILE).exists()
-    return make_splitter(f"{_ENTROPY}{folder / FILE}" if kept else spec)
+    if (folder / FILE).exists():
+        spec = f"{_ENTROPY}{folder / FILE}"
+    elif (folder / _KEPT_TOKENS).exists():
+        spec = f"{_TOKENS}{folder / _KEPT_TOKENS}"
+    return make_splitter(spec)
 
 
 def _is_number(text: str) -> bool:

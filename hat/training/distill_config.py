@@ -1,5 +1,8 @@
 """What a HAT learns from a subword teacher: the terms of its loss, each with its steps.
 
+A HAT of 2025, which predicts where its words end too, takes all but ChunkLikelihood and
+ByteProbabilities.
+
 Every term is a total over the batch (over bytes, spans or words), and the step divides their
 weighted sum once by the number of predicted bytes. A weight is therefore that of a sum per byte;
 a published weight of a mean over spans or words is multiplied by their number per byte.
@@ -50,6 +53,10 @@ class NextBytes(Term):
     the token under way has not ended: the probabilities of the tokens that go on from its bytes so
     far, added up by their next byte. A student that does not see where tokens end learns the mean
     of these targets, which is the distribution of the next byte when the teacher draws tokens.
+
+    A HAT of 2025 whose words are the teacher's tokens does see it: its targets are what the token's
+    bytes so far leave, the end of the token among it, and then the first byte of the next token.
+    All together are the teacher's distribution over tokens.
     """
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from hat.models.rows import on_own_rows
 
 NUM_OUTCOMES = 257  # the bytes, and the end of the text
+TOKEN_OVER = 257  # the outcome after them: the token under way ends
 Total = tuple[jax.Array, jax.Array]
 
 
@@ -92,7 +93,8 @@ def word_distance(words: jax.Array, tokens: jax.Array, word_token: jax.Array) ->
 
 
 def byte_kl(teacher: jax.Array, student: jax.Array, mask: jax.Array) -> Total:
-    """KL from probabilities [B, T, 257] to log-probabilities [B, T, 257], summed where mask [B, T]."""
+    """KL from probabilities [B, T, outcomes] to log-probabilities of as many, summed where mask
+    [B, T]."""
     log_teacher = jnp.log(jnp.where(teacher > 0, teacher, 1.0))
     kl = jnp.sum(teacher * (log_teacher - jnp.where(teacher > 0, student, 0.0)), axis=-1)
     return jnp.sum(jnp.where(mask, kl, 0.0)), jnp.sum(mask, dtype=jnp.float32)
@@ -101,7 +103,8 @@ def byte_kl(teacher: jax.Array, student: jax.Array, mask: jax.Array) -> Total:
 def next_byte_probabilities(
     logits: jax.Array, depth: jax.Array, low: jax.Array, high: jax.Array, next_bytes: jax.Array
 ) -> jax.Array:
-    """The next byte of a token under way, [B, T, 257].
+    """What comes next of a token under way, [B, T, 258]: a byte, the end of the text, or, where the
+    columns have tokens that are over (257 in next_bytes), the end of the token.
 
     logits [B, T, K]: of the token, over the sorted vocabulary (hat.text.alignment.Continuations);
     depth int [B, T]: how many of its bytes are known, which leaves the columns from low to before
@@ -114,8 +117,8 @@ def next_byte_probabilities(
     probabilities = jax.nn.softmax(jnp.where(inside, logits, -jnp.inf), axis=-1)
 
     def row(probabilities, depth):  # [T, K], [T]
-        add = functools.partial(jax.ops.segment_sum, num_segments=NUM_OUTCOMES + 1)
-        return jax.vmap(add)(probabilities, next_bytes[depth])[:, :NUM_OUTCOMES]
+        add = functools.partial(jax.ops.segment_sum, num_segments=TOKEN_OVER + 1)
+        return jax.vmap(add)(probabilities, next_bytes[depth])
 
     return on_own_rows(jax.vmap(row), probabilities, depth)
 

@@ -8,7 +8,7 @@ only what its terms need.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ import numpy as np
 
 from hat import config as configs
 from hat.errors import UserError
-from hat.models.hat import EOT, NUM_BYTES, HatModel
+from hat.models.hat import NUM_BYTES, HatModel
+from hat.models.hat_2025 import Hat2025Config, Hat2025Model, place_in_word
 from hat.models.llama import LlamaConfig, LlamaModel
 from hat.models.model import (
     Batch,
@@ -29,6 +30,8 @@ from hat.models.model import (
     sums_of,
 )
 from hat.text.alignment import WHITE_SPACE, TokenView, document_bytes, segment_bounds
+from hat.text.splitters import make_splitter
+from hat.text.token_words import TokenWords
 from hat.text.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 from hat.training import distill_losses as losses
 from hat.training.converted_run import read_params
@@ -53,6 +56,7 @@ from hat.training.objectives import (
 )
 from hat.training.run_folder import read_experiment
 from hat.training.stored_probabilities import StoredProbabilities
+from hat.training.students import Student, at_depths, run_student
 
 BLOCK_LOGITS = 1 << 22  # of the teacher at a time, in every row
 NUM_OUTCOMES = losses.NUM_OUTCOMES
@@ -128,6 +132,8 @@ class Distillation(Objective):
                 f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and its embedding "
                 f"{run.model.num_ids} rows; put its own tokenizer there"
             )
+        if isinstance(experiment.model, Hat2025Config):
+            _check_spelling(config, experiment.data.splitter, tokenizer)
         exact = _open_byte_teacher(config, byte_teacher, origin_of(run, tokenizer))
         return cls(config, run.model.build(), tokenizer, folder, exact)
 
@@ -154,16 +160,18 @@ class Distillation(Objective):
         return functools.partial(self._distillation, terms, frozen)
 
     def _distillation(
-        self, terms: tuple[AnyTerm, ...], frozen: Params, model: HatModel, params: Params, batch
+        self,
+        terms: tuple[AnyTerm, ...],
+        frozen: Params,
+        model: HatModel | Hat2025Model,
+        params: Params,
+        batch: Batch,
     ) -> tuple[jax.Array, Measures]:
         depths = {term.layers for term in terms if isinstance(term, WordEmbeddings)}
         teacher = self._run_teacher(frozen, batch, depths)
-        states, logits = run_student(model, params, batch, depths)
+        student = run_student(model, params, batch, depths)
         targets = model.targets(batch)
-        nats, correct = cross_entropy(logits, targets)
-        sums = sums_of(nats, correct, targets, model.words(batch))
-        # Column 256 is the end of the text: specials that are never predicted lie between.
-        logprobs = jax.nn.log_softmax(logits)[..., np.r_[:NUM_BYTES, EOT]]
+        sums = sums_of(student.nats, student.correct, targets, model.words(batch))
         taught = targets.mask & (losses.following(batch["token"]) < teacher.nats.shape[1])
         ratios = {"teacher_share": (jnp.sum(taught, dtype=jnp.float32), sums.targets)}
 
@@ -174,19 +182,18 @@ class Distillation(Objective):
                 continue
             if isinstance(term, WordEmbeddings):
                 name = f"word_embeddings/{term.layers}"
-                student, there = states[term.layers], teacher.states[term.layers]
-                part = losses.word_distance(student, there, batch["word_token"])
+                mine, there = student.states[term.layers], teacher.states[term.layers]
+                part = losses.word_distance(mine, there, batch["word_token"])
             elif isinstance(term, ChunkLikelihood):
                 name = f"chunk_likelihood/{term.spans}"
-                part = self._chunks(term, teacher, nats, logprobs, batch)
+                part = self._chunks(term, teacher, student, batch)
             elif isinstance(term, NextBytes):
                 name = "next_bytes"
-                target = self._next_bytes(frozen, teacher.last, batch)
-                part = losses.byte_kl(target, logprobs, taught)
+                part = self._next_bytes(frozen, teacher.last, student, taught, batch)
             else:
                 name = "byte_probabilities"
                 exact = jax.lax.bitcast_convert_type(batch["byte_logprobs"], jnp.float32)
-                part = losses.byte_kl(jnp.exp(exact), logprobs, targets.mask)
+                part = losses.byte_kl(jnp.exp(exact), student.logprobs, targets.mask)
             total += term.weight * part[0]
             ratios[name] = part
         return total, (sums, ratios)
@@ -221,7 +228,7 @@ class Distillation(Objective):
         return max(16, BLOCK_LOGITS // self._teacher.config.num_ids)
 
     def _chunks(
-        self, term: ChunkLikelihood, teacher: Teacher, nats, logprobs, batch: Batch
+        self, term: ChunkLikelihood, teacher: Teacher, student: Student, batch: Batch
     ) -> losses.Total:
         rooms = teacher.nats.shape[1]
         names = ("span", "closed", "token_span", "token_closed")
@@ -233,19 +240,53 @@ class Distillation(Objective):
             token_span, token_closed = jnp.where(inside, number, rooms), 0 * token_closed
             span = jnp.where(batch["position"] > 0, batch["token"], rooms)
             closed = 0 * closed
-        white = logprobs[..., [*WHITE_SPACE, NUM_OUTCOMES - 1]]
+        white = student.logprobs[..., [*WHITE_SPACE, NUM_OUTCOMES - 1]]
         closing = jax.nn.logsumexp(white, axis=-1)
-        student, there = losses.span_logprobs(nats, closing, span, closed, rooms)
+        mine, there = losses.span_logprobs(student.nats, closing, span, closed, rooms)
         taught, _ = losses.span_logprobs(
             teacher.nats, teacher.closing, token_span, token_closed, rooms
         )
-        return losses.chunk_likelihood(taught, student, there, term.temperature)
+        return losses.chunk_likelihood(taught, mine, there, term.temperature)
 
-    def _next_bytes(self, frozen: Params, last: jax.Array, batch: Batch) -> jax.Array:
-        """Probabilities [B, T, 257] of the byte after every position, as NextBytes says."""
+    def _next_bytes(
+        self, frozen: Params, last: jax.Array, student: Student, taught: jax.Array, batch: Batch
+    ) -> losses.Total:
+        """As the term says; taught: bool [B, T], whether the teacher predicts what comes next."""
+        after = losses.following
+        count = jnp.sum(taught, dtype=jnp.float32)
+        depth, token = batch["depth"], batch["token"]
+        if student.opening is None:
+            ranges = after(batch["low"]), after(batch["high"])
+            target = self._outcomes(frozen, last, after(token), after(depth), *ranges)
+            kl, _ = losses.byte_kl(target[..., :NUM_OUTCOMES], student.logprobs, taught)
+            return kl, count
+        # Inside a word: what goes on from its bytes so far, or its end. Where a row begins in the
+        # middle of a text, the teacher may cut its first tokens otherwise.
+        word, words = batch["word"], batch["word_segment"]
+        inside = taught & (batch["bytes"] < NUM_BYTES) & (place_in_word(word) == depth)
+        ranges = batch["own_low"], batch["own_high"]
+        target = self._outcomes(frozen, last, token, depth + 1, *ranges)
+        within, _ = losses.byte_kl(target, student.logprobs, inside)
+        # What opens a word is predicted at the byte before it.
+        index = jnp.arange(words.shape[1])
+        first = jax.vmap(lambda row: jnp.searchsorted(row, index))(word)
+        first = jnp.minimum(first, word.shape[1] - 1)
+        before = jnp.maximum(first - 1, 0)
+        opens = (words > 0) & (first > 0) & jnp.take_along_axis(taught, before, axis=1)
+        opens &= jnp.take_along_axis(depth, first, axis=1) == 0
+        token, none = jnp.take_along_axis(token, first, axis=1), jnp.zeros_like(first)
+        every = jnp.full_like(first, len(self._vocabulary.order))
+        target = self._outcomes(frozen, last, token, none, none, every)[..., :NUM_OUTCOMES]
+        opening, _ = losses.byte_kl(target, student.opening, opens)
+        return within + opening, count
+
+    def _outcomes(
+        self, frozen: Params, last: jax.Array, token: jax.Array, depth, low, high
+    ) -> jax.Array:
+        """Probabilities [B, P, 258] of what comes next in a token of the teacher, by its index int
+        [B, P], of which `depth` bytes are known, among the sorted tokens from low to before high."""
         module = self._teacher.module(frozen)
-        # The token of the byte that comes is predicted at the token before it.
-        before = jnp.clip(losses.following(batch["token"]) - 1, 0, last.shape[1] - 1)
+        before = jnp.clip(token - 1, 0, last.shape[1] - 1)  # where it is predicted
         last = jnp.take_along_axis(last, before[..., None], axis=1)
         table = jnp.asarray(self._vocabulary.next_bytes, jnp.int32)
 
@@ -254,8 +295,7 @@ class Distillation(Objective):
             logits = logits[..., self._vocabulary.order]
             return losses.next_byte_probabilities(logits, depth, low, high, table)
 
-        places = [losses.following(batch[name]) for name in ("depth", "low", "high")]
-        return losses.in_blocks(score, self._block, last, *places)
+        return losses.in_blocks(score, self._block, last, depth, low, high)
 
 
 def row_texts(batch: HostBatch) -> Iterator[tuple[int, int, bytes]]:
@@ -263,6 +303,23 @@ def row_texts(batch: HostBatch) -> Iterator[tuple[int, int, bytes]]:
     for row, (ids, segment) in enumerate(zip(batch["bytes"], batch["segment"])):
         for begin, end in segment_bounds(segment):
             yield row, begin, document_bytes(ids[begin:end])
+
+
+def _check_spelling(config: DistillConfig, splitter: str, tokenizer: Tokenizer) -> None:
+    """UserError: terms that a HAT cannot learn from that predicts where its words end."""
+    for term in config.terms:
+        if isinstance(term, (ChunkLikelihood, ByteProbabilities)):
+            raise UserError(
+                f"{type(term).__name__} is for a HAT of bytes alone, and this one predicts where its "
+                "words end too; use NextBytes"
+            )
+        rule = make_splitter(splitter) if isinstance(term, NextBytes) else None
+        if rule and not (isinstance(rule, TokenWords) and rule.tokenizer.name == tokenizer.name):
+            raise UserError(
+                f"NextBytes: the model predicts where its words end, which the teacher knows of its "
+                f"own tokens alone, and data.splitter is {splitter!r}; set it to tokens:PATH with "
+                "the teacher's tokenizer"
+            )
 
 
 def origin_of(teacher: Experiment, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -298,28 +355,3 @@ def _scaled(loss: Loss, weight: float, model, params, batch) -> tuple[jax.Array,
     total, measures = loss(model, params, batch)
     return weight * total, measures
 
-
-def run_student(
-    model: HatModel, params: Params, batch: Batch, depths: Iterable[int]
-) -> tuple[dict[int, jax.Array], jax.Array]:
-    """States of the words [B, N, D] after so many blocks of the backbone, and the logits."""
-    module = model.module(params)
-    x, words = module.read(batch)
-    states, words = at_depths(
-        lambda x, part: module.backbone(x, batch["word_segment"], batch["word_position"], part),
-        words,
-        depths,
-        model.config.backbone.num_layers,
-    )
-    return states, module.write(batch, x, words)
-
-
-def at_depths(
-    run: Callable[[jax.Array, slice], jax.Array], x: jax.Array, depths: Iterable[int], layers: int
-) -> tuple[dict[int, jax.Array], jax.Array]:
-    """x after so many of the layers, by depth, and after all; run(x, part) runs some of them."""
-    states, done = {}, 0
-    for depth in sorted({*depths, layers}):
-        x = run(x, slice(done, depth)) if depth > done else x
-        states[depth], done = x, depth
-    return states, x

@@ -57,7 +57,7 @@ class Experiment:
         if not is_hat and self.data.tokenizer is None:
             raise UserError("data.tokenizer is not set, and a Llama needs one: 'bytes' or 'bpe:N'")
         objective = self.training.objective
-        plain = type(self.model) is HatConfig
+        plain = type(self.model) in (HatConfig, Hat2025Config)
         if isinstance(objective, distill_config.DistillConfig) and not plain:
             kind = f"a {type(self.model).__name__}" if is_hat else "a Llama"
             raise UserError(f"training.objective distils into a HAT, and the model is {kind}")

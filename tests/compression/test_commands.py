@@ -186,7 +186,7 @@ def test_distances_against_plain_forms():
     assert window_bits(np.array([5, 2]), 4).tolist() == [0, 1, 0, 1, 0, 0, 1, 0]
 
 
-def test_bench_and_reproduce_run(here, capsys):
+def test_bench_and_reproduce_run(here, capsys, quick_runs):
     found = printed(capsys, "bench", "compress", "--model", "m1", "--bytes", "200", "--megabytes",
                     "0.02", "--repeats", "1", "--window-bits", "9")
     assert found["table"]["bytes_per_token"] > 0.5

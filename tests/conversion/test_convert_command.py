@@ -19,7 +19,7 @@ from tests.training import tiny
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
+def work(tmp_path_factory, quick_runs):
     """llama: a Hugging Face folder; native: it as a run; config.py: a HAT around it."""
     folder = tmp_path_factory.mktemp("convert")
     os.environ["HAT_CACHE"] = str(folder / "cache")
@@ -93,6 +93,34 @@ def test_a_config_of_another_backbone_is_fitted(work, capsys, tmp_path):
     assert hat.model.config.backbone == llama.model.config.stack
     counted = call(capsys, "params", tmp_path / "hat", "--set", f"init={tmp_path / 'hat'}")
     assert counted["total_parameters"] == sum(hat.model.parameter_counts().values())
+
+
+def test_words_that_are_the_llamas_tokens_are_learned_from_their_spelling(work, capsys, tmp_path):
+    config = tokens_config(work)
+    words = ("convert", work / "llama", "--to", "hat", "--config", config, "--fit", "--out")
+    assert "word_distance" not in call(capsys, *words, tmp_path / "new")
+    assert call(capsys, *words, tmp_path / "hat", "--word-steps", 3)["word_distance"] > 0
+    new, hat, llama = map(load_run, (tmp_path / "new", tmp_path / "hat", work / "native"))
+    jax.tree.map(
+        np.testing.assert_array_equal, hat.params["backbone"]["layers"], llama.params["backbone"]
+    )
+    same = jax.tree.map(np.array_equal, new.params, hat.params)
+    assert not any(jax.tree.leaves(same.pop("encoder"))) and all(jax.tree.leaves(same))
+    # The folder is all that a reader needs: it has the tokenizer.
+    moved = shutil.copytree(tmp_path / "hat", tmp_path / "elsewhere" / "hat")
+    assert load_run(moved).splitter.name == f"tokens-v1-{llama.tokenizer.name}"
+    assert call(capsys, "generate", moved, "--prompt", "the cat", "--bytes", 8)["samples"]
+
+
+def tokens_config(work) -> Path:
+    path = work / "tokens.py"
+    path.write_text(
+        "from pathlib import Path\n"
+        "from tests.training import tiny\n"
+        "def config():\n"
+        f"    return tiny.hat_2025(Path({str(work)!r}), 'data.splitter=tokens:{work}/native')\n"
+    )
+    return path
 
 
 def test_init_of_another_model_is_one_line(work, capsys, tmp_path):
@@ -184,6 +212,11 @@ def refuse(capsys, tmp_path, said, *words):
         (("{work}/llama", "--to", "native", "--config", "{work}/config.py"), "--config"),
         (("{work}/native", "--to", "hf", "--set", "name=a"), "--set"),
         (("{work}/native", "--to", "hf", "--fit"), "--fit goes with --to hat"),
+        (("{work}/native", "--to", "hf", "--word-steps", "3"), "--word-steps goes with --to hat"),
+        (("{work}/llama", "--to", "hat", "--config", "{work}/config.py", "--word-steps", "3"),
+         "sees more than a word"),
+        (("{work}/llama", "--to", "hat", "--config", "{work}/tokens.py", "--fit", "--word-steps",
+          "3", "--set", "data.splitter=words"), "are not the tokens of the Llama"),
         (("{work}/llama", "--to", "native", "--set", "model.num_token=9"), "num_tokens"),
         (("{work}/llama", "--to", "native", "--set", "model.stack.num_layers=2"), "unexpected"),
         (("{work}/llama", "--to", "native", "--tokenizer", "{work}/none.json"), "none.json"),
@@ -204,6 +237,7 @@ def test_mistakes_are_one_line(words, said, work, tmp_path, capsys):
         "from tests.training import tiny\n"
         f"def config():\n    return tiny.llama(Path({str(work)!r}))\n"
     )
+    tokens_config(work)
     refuse(capsys, tmp_path, said, "convert", *(word.format(work=work) for word in words))
 
 

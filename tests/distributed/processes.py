@@ -16,12 +16,13 @@ CONFIG = """
 from pathlib import Path
 from tests.training import tiny
 def config():
-    return tiny.one_layer(Path({folder!r}), *{changes!r})
+    return tiny.one_layer(Path({folder!r}), "training.samples.prompts=()", *{changes!r})
 """
 
 
 def write_config(folder: Path, *changes: str) -> Path:
-    """The smallest experiment of tests/training/tiny.py as a config file, its text beside it."""
+    """The smallest experiment of tests/training/tiny.py as a config file, its text beside it. No
+    samples are drawn, as each process would compile the loop for them."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "tiny.py"
     path.write_text(CONFIG.format(folder=str(folder), changes=changes), encoding="utf-8")

@@ -61,7 +61,7 @@ def test_one_four_and_two_processes_train_on_the_same_rows_in_the_same_order(tmp
     segments = [  # (processes, devices of each, steps of the run, mesh)
         (1, 1, 3, ("training.mesh.fsdp=1",)),
         (4, 2, 6, ("training.mesh.fsdp=4", "training.mesh.tensor=2")),
-        (2, 1, 9, ("training.mesh.replica=2", "training.mesh.fsdp=1")),
+        (2, 1, 9, ("training.mesh.replica=2", "training.mesh.fsdp=1", "training.samples.prompts=a,b")),
     ]
     seen, began = [], 0
     for count, devices, steps, mesh in segments:
@@ -81,6 +81,8 @@ def test_one_four_and_two_processes_train_on_the_same_rows_in_the_same_order(tmp
             shares = [(rows / f"{index}-{process}").read_text() for process in range(count)]
             seen.append("\n".join(shares).split("\n"))
         began = steps
+
+    assert (out / "samples.txt").read_text().count("=== step 9") == 2
 
     experiment = tiny.one_layer(tmp_path, *CONSTANT, "training.steps=9")
     corpus = loop.prepare_corpus(experiment)

@@ -98,7 +98,8 @@ def test_two_processes_really_train(tmp_path):
         "from pathlib import Path\n"
         "from tests.training import tiny\n"
         "def config():\n"
-        f"    return tiny.one_layer(Path({str(tmp_path)!r}), 'training.steps=4')\n"
+        f"    return tiny.one_layer(Path({str(tmp_path)!r}), 'training.steps=4',\n"
+        "                          'training.samples.prompts=()')\n"
     )
     run = tmp_path / "run.toml"
     run.write_text(

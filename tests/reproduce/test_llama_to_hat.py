@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 
 from hat import cli
+from hat.data.config import DataConfig
 from hat.inference.generation import Generation
+from hat.inference.run import load_run
+from hat.models.hat import HatConfig
+from hat.models.layers import StackConfig
 from hat.reproduce import llama_to_hat, teacher_text
 from hat.training import loop
 
@@ -33,20 +37,28 @@ def test_it_runs_and_does_not_repeat_itself(tmp_path, monkeypatch, capsys):
     assert cli.main(words) == 0
     result = json.loads(capsys.readouterr().out)
     assert set(result["bits_per_byte"]) == set(llama_to_hat.ARMS)
-    assert all(0 < bits < 9 for bits in result["bits_per_byte"].values())
+    assert all(0 < bits < 20 for bits in result["bits_per_byte"].values())  # ends of words included
     ends = {arm: curve[-1][0] for arm, curve in result["curves"].items()}
     assert ends["random"] == ends["published"] == ends["staged"] > 6_000  # equal bytes
     assert ends["half"] == pytest.approx(ends["staged"] / 2, rel=0.05)
     # The training loop and the scorer score the same held-out bytes, packed otherwise.
-    for arm, curve in result["curves"].items():
-        assert curve[-1][1] == pytest.approx(result["bits_per_byte"][arm], rel=0.02)
+    experiment = load_run(tmp_path / "out" / "staged").experiment
+    heldout = teacher_text.heldout_documents(str(text), experiment.data.heldout_fraction)
+    assert sum(map(len, heldout)) == result["heldout_bytes"]
+    score = teacher_text.bits_per_byte(load_run(tmp_path / "out" / "staged"), heldout)
+    assert score == pytest.approx(result["bits_per_byte"]["staged"], rel=0.02)
     assert (tmp_path / "out" / "curves.png").stat().st_size > 10_000
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == result
-    # The arms begin with what their names say: blocks of the teacher, or none.
-    inits = {arm: json.loads((tmp_path / "out" / arm / "config.json").read_text())["init"]
-             for arm in llama_to_hat.ARMS}
-    assert inits["random"] is None
-    assert inits["published"] == inits["staged"] == inits["half"] is not None
+    # The arms begin with what their names say: the teacher's blocks, and words beside, or nothing.
+    configs = {arm: json.loads((tmp_path / "out" / arm / "config.json").read_text())
+               for arm in llama_to_hat.ARMS}
+    inits = {arm: config["init"] and Path(config["init"]).name for arm, config in configs.items()}
+    assert inits == {"random": None, "published": "blocks", "staged": "words", "half": "words"}
+    # All have the same model, over the same words.
+    assert all(config["model"] == configs["random"]["model"] for config in configs.values())
+    assert {config["data"]["splitter"] for config in configs.values()} == {
+        f"tokens:{tmp_path / 'out' / 'teacher'}"
+    }
 
     def refuse(*args):
         raise AssertionError("trained again")
@@ -56,6 +68,25 @@ def test_it_runs_and_does_not_repeat_itself(tmp_path, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out) == result
     assert cli.main([*words, "--seed", "1"]) == 2
     assert "other options" in capsys.readouterr().err
+
+
+def test_words_by_rule():
+    """Several tokens a word: the encoder cannot be taught alone, and nothing stays frozen."""
+    size, stack = llama_to_hat.SMOKE, StackConfig(32, 3, 2, 64)
+    data = DataConfig(row_length=size.row_length)
+    model, data = llama_to_hat.make_hat("rule", stack, Path("teacher"), data, size)
+    assert type(model) is HatConfig and model.backbone == stack and data.splitter == "words"
+    arms = {
+        arm: llama_to_hat.make_experiment(arm, model, data, Path("teacher"), Path("o"), size, 0)
+        for arm in llama_to_hat.ARMS
+    }
+    assert [its.init for its in arms.values()] == [None, "o/blocks", "o/blocks", "o/blocks"]
+    terms = arms["staged"].training.objective.terms
+    assert [term.layers for term in terms[:-1]] == [0, 1, 2, 3] and terms == (
+        arms["half"].training.objective.terms
+    )
+    assert all(part.multiplier == 1 for part in arms["staged"].training.optimizer.parts)
+    assert arms["half"].training.steps == arms["staged"].training.steps // 2
 
 
 def test_where_one_curve_reaches_the_end_of_another():

@@ -139,5 +139,15 @@ def test_ranges_hold_the_tokens_that_go_on(tokenizer):
             for column in range(low, high):
                 piece = tokenizer.token_bytes(order[column])
                 assert table[depth, column] == (piece[depth] if piece else 256)
+            # Those that begin with its own byte too, over or not.
+            low, high = places["own_low"][at], places["own_high"][at]
+            begun = {
+                i for i in range(tokenizer.vocab_size)
+                if text and tokenizer.token_bytes(i)[: depth + 1] == text[: depth + 1]
+            }
+            assert set(order[low:high].tolist()) == begun
+            for column in range(low, high):
+                rest = tokenizer.token_bytes(order[column])[depth + 1 :]
+                assert table[depth + 1, column] == (rest[0] if rest else 257)
             at += 1
-    assert not places["high"][at:].any()
+    assert not places["high"][at:].any() and not places["own_high"][at:].any()

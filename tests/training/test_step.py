@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import jax
@@ -47,32 +48,39 @@ def run_steps(experiment, mesh: MeshConfig = MESH, steps: int = 3):
     return np.array(nats), jax.device_get(state.params)
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_one_device_and_eight_agree(tmp_path, name):
+@pytest.mark.parametrize("name, make", [("adamw", tiny.experiment), ("muon", tiny.llama)])
+def test_one_device_and_eight_agree(tmp_path, name, make):
     """fp32; sums over rows, heads and features are taken in another order on eight devices, some
     1e-7 relative an operation; Adam's sign-like first steps enlarge it in tiny gradients."""
     if jax.device_count() < 8:
         pytest.skip("needs 8 virtual devices, set by tests/conftest.py")
-    experiment = tiny.experiment(tmp_path, f"training.optimizer.name={name}")
+    experiment = make(tmp_path, f"training.optimizer.name={name}")
     nats, params = run_steps(experiment)
-    devices = jax.devices
-    try:
-        jax.devices = lambda *a: devices(*a)[:1]
+    with only_the_first_device():
         one_nats, one_params = run_steps(experiment, MeshConfig())
-    finally:
-        jax.devices = devices
     np.testing.assert_allclose(nats, one_nats, atol=1e-4, rtol=0)
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), params, one_params)
     assert max(jax.tree.leaves(moved)) < 1e-3  # of 3 updates of 1e-3 each
 
 
-@pytest.mark.parametrize("make", [tiny.experiment, tiny.llama])
-def test_accumulated_pieces_are_the_whole_batch(tmp_path, make):
+@contextlib.contextmanager
+def only_the_first_device():
+    devices = jax.devices
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *a: devices(*a)[:1])
+        yield
+
+
+@pytest.mark.parametrize("make, where", [
+    (tiny.experiment, contextlib.nullcontext), (tiny.llama, only_the_first_device),
+])  # fmt: skip
+def test_accumulated_pieces_are_the_whole_batch(tmp_path, make, where):
     """The same sums in another order: equal to rounding, although the pieces differ in bytes."""
-    whole = run_steps(make(tmp_path, "training.batch_size=16"), MeshConfig())
-    pieces = run_steps(
-        make(tmp_path, "training.batch_size=16", "training.accumulation_steps=2"), MeshConfig()
-    )
+    with where():
+        whole = run_steps(make(tmp_path, "training.batch_size=16"), MeshConfig())
+        pieces = run_steps(
+            make(tmp_path, "training.batch_size=16", "training.accumulation_steps=2"), MeshConfig()
+        )
     np.testing.assert_allclose(whole[0], pieces[0], rtol=1e-5)
 
 

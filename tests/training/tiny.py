@@ -8,6 +8,7 @@ from pathlib import Path
 from hat.config import override
 from hat.data.config import DataConfig
 from hat.models.hat import ConnectorConfig, HatConfig
+from hat.models.hat_2025 import Hat2025Config
 from hat.models.layers import StackConfig
 from hat.models.llama import LlamaConfig
 from hat.training.config import MeshConfig, OptimizerConfig, TrainingConfig
@@ -62,6 +63,16 @@ def llama(folder: Path, *changes: str) -> Experiment:
     )
     data = dataclasses.replace(hat.data, tokenizer="bpe:300", row_length=32)
     return override(dataclasses.replace(hat, model=model, data=data), changes)
+
+
+def hat_2025(folder: Path, *changes: str) -> Experiment:
+    """A HAT that predicts where its words end, on the same text."""
+    hat = experiment(folder)
+    byte_stack = dataclasses.replace(hat.model.encoder, window=None)
+    model = Hat2025Config(
+        byte_stack, hat.model.backbone, byte_stack, word_bytes=40, embedding_std=1.0, dtype="float32"
+    )
+    return override(dataclasses.replace(hat, model=model), changes)
 
 
 def one_layer(folder: Path, *changes: str) -> Experiment:
