@@ -10,10 +10,10 @@ embeddings of them are, and the decoder learns from TEXT, under blocks that stay
 Llama says comes next. TEXT should be such as the Llama knows. Where it is to learn more than the Llama
 knows, train on with `--set init=runs/mine training.optimizer.parts=() training.objective=none`.
 
-The backbone below is that of a Llama of 260,000 parameters; --fit puts that of yours in its place.
+The backbone below is that of a Llama of 260,000 parameters; --fit puts that of yours in its place, and
+the length of its longest token in that of word_bytes.
 Encoder and decoder are as wide as is quick to train; give a Llama of millions of parameters wider
-ones, such as `--set model.encoder.hidden_size=256 model.decoder.hidden_size=256`, and one with longer
-tokens model.word_bytes.
+ones, such as `--set model.encoder.hidden_size=256 model.decoder.hidden_size=256`.
 """
 
 from hat.data.config import DataConfig
@@ -44,7 +44,7 @@ def config() -> Experiment:
                 hidden_size=64, num_layers=5, num_heads=8, num_kv_heads=4, intermediate_size=172
             ),
             decoder=byte_stack,
-            word_bytes=48,
+            word_bytes=16,
             embedding_std=1.0,
             dtype="float32",
             scan_layers=False,

@@ -249,6 +249,10 @@ def _write_hat(
     llama = source.experiment.model
     if fit:
         config = dataclasses.replace(config, backbone=llama.stack)
+        if isinstance(config, Hat2025Config):
+            rule = make_splitter(experiment.data.splitter)
+            if isinstance(rule, TokenWords):
+                config = dataclasses.replace(config, word_bytes=rule.max_word_bytes)
         experiment = dataclasses.replace(experiment, model=config)
     check_backbone(config, llama.stack)
     if word_steps:
@@ -267,8 +271,9 @@ def _write_hat(
         table = source.read(llama, places, parts=("embedding",))["embedding"]["table"]
         seed = experiment.training.seed
         params["encoder"], distance = fit_encoder(
-            config, params, source.tokenizer, table, word_steps, seed
-        )
+            config, params, source.tokenizer, table, word_steps, seed,
+            lambda step, distance: warn(f"words, step {step} of {word_steps}: {distance:.2g} away"),
+        )  # fmt: skip
     write_run(folder, dataclasses.replace(experiment, init=None), params)
     keep_splitter(experiment.data.splitter, folder)
     return params, distance

@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="CONFIG", type=Path,
                         help="with --to hat: the config file of the HAT")
     parser.add_argument("--fit", action="store_true",
-                        help="with --to hat: give the config the backbone that the Llama has")
+                        help="with --to hat: give the config the backbone that the Llama has, and "
+                        "room for its longest token where its tokens are the words")
     parser.add_argument("--word-steps", metavar="N", type=positive_int,
                         help="with --to hat, where words are the Llama's tokens: steps in which the "
                         "encoder learns their embeddings from their spelling")

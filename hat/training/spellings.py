@@ -8,7 +8,7 @@ encoder in the same sense, over text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -55,11 +55,13 @@ def fit_encoder(
     table: jax.Array,
     steps: int,
     seed: int,
+    tell: Callable[[int, float], None] = lambda step, distance: None,
 ) -> tuple[Params, float]:
     """The encoder after `steps` steps towards the rows of `table` [ids, D], and the squared distance
     that is left of the squared length of the rows, in the mean of the last steps.
 
-    params: of the HAT. UserError: no token is short enough for config.word_bytes.
+    params: of the HAT. tell: called ten times on the way with the step and the distance there.
+    UserError: no token is short enough for config.word_bytes.
     """
     model = config.build()
     tokens = spelled_tokens(tokenizer, len(table), min(config.word_bytes, IDS))
@@ -71,9 +73,11 @@ def fit_encoder(
     encoder = jax.tree.map(jnp.copy, params["encoder"])  # the step takes its arguments' memory
     state, distances = optimizer.init(encoder), []
     rows = _rows(tokens, np.random.default_rng(seed))
-    for _ in range(steps):
+    for number in range(1, steps + 1):
         encoder, state, distance = step(encoder, state, table, next(rows))
         distances.append(distance)
+        if number % max(1, steps // 10) == 0:
+            tell(number, float(distance))
     last = [float(distance) for distance in distances[-max(1, steps // 10) :]]
     return encoder, sum(last) / len(last)
 

@@ -104,6 +104,8 @@ def test_words_that_are_the_llamas_tokens_are_learned_from_their_spelling(work, 
     jax.tree.map(
         np.testing.assert_array_equal, hat.params["backbone"]["layers"], llama.params["backbone"]
     )
+    longest = max(map(len, map(llama.tokenizer.token_bytes, range(llama.tokenizer.vocab_size))))
+    assert hat.model.config.word_bytes == longest
     same = jax.tree.map(np.array_equal, new.params, hat.params)
     assert not any(jax.tree.leaves(same.pop("encoder"))) and all(jax.tree.leaves(same))
     # The folder is all that a reader needs: it has the tokenizer.

@@ -120,7 +120,9 @@ def next_bytes_after(known: bytes) -> np.ndarray:
     assert columns == list(range(low, high))
     logits = jnp.log(jnp.asarray(PROBABILITIES, jnp.float32))[None, None]
     place = [jnp.array([[x]]) for x in (len(known), low, high)]
-    return np.asarray(losses.next_byte_probabilities(logits, *place, jnp.asarray(table())))[0, 0]
+    found = np.asarray(losses.next_byte_probabilities(logits, *place, jnp.asarray(table())))[0, 0]
+    assert found[losses.TOKEN_OVER] == 0  # none of the columns is over
+    return found[: losses.NUM_OUTCOMES]
 
 
 def states(text: bytes):

@@ -165,11 +165,15 @@ def test_an_encoder_learns_to_spell(home):
     model, table = config.build(), teacher.params["embedding"]["table"]
     params = random_params(model)
 
+    told = []
+
     def fit(steps):
-        return fit_encoder(config, params, teacher.tokenizer, table, steps, 0)
+        tell = lambda step, distance: told.append(step)  # noqa: E731
+        return fit_encoder(config, params, teacher.tokenizer, table, steps, 0, tell)
 
     before, (encoder, after), (again, _) = fit(1)[1], fit(40), fit(40)
     assert after < 0.9 * before
+    assert told == [1] + 2 * [*range(4, 41, 4)]
     jax.tree.map(np.testing.assert_array_equal, encoder, again)
     jax.tree.map(lambda leaf: leaf.block_until_ready(), params["encoder"])  # still there
 
