@@ -62,7 +62,7 @@ class Size:
         return self.num_bytes // 2
 
 
-SMOKE = Size(8_000, 3_000, 256, 10, 2, teacher_layers=2, word_steps=10, byte_width=32,
+SMOKE = Size(8_000, 3_000, 256, 10, 1, teacher_layers=1, word_steps=10, byte_width=32,
              encoder_layers=1, decoder_layers=1)  # fmt: skip
 
 
