@@ -163,7 +163,7 @@ def make_teacher(out: Path, path: Path, tokenizer: Path | None) -> Path:
     shutil.rmtree(first, ignore_errors=True)
     convert(path, "native", first, tokenizer=tokenizer)
     run = load_run(first)
-    texts = generate(run, [b""], samples=64, num_bytes=MOST_BYTES, temperature=1.0, batch_size=64)
+    texts = generate(run, [b""], samples=16, num_bytes=MOST_BYTES, temperature=1.0)
     end = ending_id(run, [result.text for result in texts if result.stopped])
     _say(f"the teacher ends texts with id {end}")
     convert(path, "native", folder, tokenizer=tokenizer, changes=[f"model.eot_id={end}"])
