@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "room for its longest token where its tokens are the words")
     parser.add_argument("--word-steps", metavar="N", type=positive_int,
                         help="with --to hat, where words are the Llama's tokens: steps in which the "
-                        "encoder learns their embeddings from their spelling")
+                        "encoder learns their embeddings from their spelling, 256 tokens at most in "
+                        "each; 600 do for 512 tokens")
     parser.add_argument("--tokenizer", metavar="FILE", type=Path,
                         help="of a Llama whose folder has none: tokenizer.json or a .model file; "
                         "with --method: the other tokenizer, or the donor")

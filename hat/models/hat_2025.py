@@ -104,7 +104,7 @@ def lay_out(batch: Batch) -> Layout:
     count = jnp.sum(used, axis=1, keepdims=True)  # the used words come first
     t, n = jnp.arange(length), jnp.arange(num_words)
     byte_place = t + jnp.minimum(word + 1, count)
-    begins = jax.vmap(lambda row: jnp.searchsorted(row, n))(word)
+    begins = word_begins(word, num_words)
     word_place = jnp.where(used, begins + n, length + n)
     row = jnp.arange(rows)[:, None]
     shape = (rows, length + num_words)
@@ -114,6 +114,12 @@ def lay_out(batch: Batch) -> Layout:
     at = jnp.minimum(words, num_words - 1)
     position = jnp.arange(shape[1]) - jnp.take_along_axis(word_place, at, axis=1)
     return Layout(byte_place, word_place, ids, words, jnp.where(words < num_words, position, 0))
+
+
+def word_begins(word: jax.Array, num_words: int) -> jax.Array:
+    """int [B, T], the word of every byte -> where each of N = num_words begins, int [B, N]; T or
+    where padding begins for those that are not there."""
+    return jax.vmap(lambda row: jnp.searchsorted(row, jnp.arange(num_words)))(word)
 
 
 def pick(x: jax.Array, place: jax.Array) -> jax.Array:
@@ -228,6 +234,10 @@ class Hat2025(nnx.Module):
         layout = lay_out(batch)
         words = self.encoder(layout)
         words = self.backbone(words, batch["word_segment"], batch["word_position"])
+        return self.write(layout, words)
+
+    def write(self, layout: Layout, words: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Those logits from the backbone's outputs, [B, N, D]."""
         y = self.decoder(self.encoder.embedding(layout.ids), words, layout)
         inside, opening = pick(y, layout.byte_place), pick(y, layout.word_place)
         return self.head(inside, False), self.head(opening, True)

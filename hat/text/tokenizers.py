@@ -228,8 +228,9 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             raise UserError(f"{path}: none of {', '.join(FILES)} in this folder")
         path = files[0]
     if path.suffix not in (Path(name).suffix for name in FILES):
+        missing = "" if path.exists() else "no such file or folder; "
         raise UserError(
-            f"{path}: a tokenizer is a tokenizer.json, a SentencePiece .model or a .table file"
+            f"{path}: {missing}a tokenizer is a tokenizer.json, a SentencePiece .model or a .table file"
         )
     try:
         data = path.read_bytes()

@@ -19,7 +19,7 @@ import numpy as np
 from hat import config as configs
 from hat.errors import UserError
 from hat.models.hat import NUM_BYTES, HatModel
-from hat.models.hat_2025 import Hat2025Config, Hat2025Model, place_in_word
+from hat.models.hat_2025 import Hat2025Config, Hat2025Model, place_in_word, word_begins
 from hat.models.llama import LlamaConfig, LlamaModel
 from hat.models.model import (
     Batch,
@@ -268,9 +268,7 @@ class Distillation(Objective):
         target = self._outcomes(frozen, last, token, depth + 1, *ranges)
         within, _ = losses.byte_kl(target, student.logprobs, inside)
         # What opens a word is predicted at the byte before it.
-        index = jnp.arange(words.shape[1])
-        first = jax.vmap(lambda row: jnp.searchsorted(row, index))(word)
-        first = jnp.minimum(first, word.shape[1] - 1)
+        first = jnp.minimum(word_begins(word, words.shape[1]), word.shape[1] - 1)
         before = jnp.maximum(first - 1, 0)
         opens = (words > 0) & (first > 0) & jnp.take_along_axis(taught, before, axis=1)
         opens &= jnp.take_along_axis(depth, first, axis=1) == 0
@@ -313,13 +311,15 @@ def _check_spelling(config: DistillConfig, splitter: str, tokenizer: Tokenizer) 
                 f"{type(term).__name__} is for a HAT of bytes alone, and this one predicts where its "
                 "words end too; use NextBytes"
             )
-        rule = make_splitter(splitter) if isinstance(term, NextBytes) else None
-        if rule and not (isinstance(rule, TokenWords) and rule.tokenizer.name == tokenizer.name):
-            raise UserError(
-                f"NextBytes: the model predicts where its words end, which the teacher knows of its "
-                f"own tokens alone, and data.splitter is {splitter!r}; set it to tokens:PATH with "
-                "the teacher's tokenizer"
-            )
+    if not any(isinstance(term, NextBytes) for term in config.terms):
+        return
+    rule = make_splitter(splitter)
+    if not isinstance(rule, TokenWords) or rule.tokenizer.name != tokenizer.name:
+        raise UserError(
+            f"NextBytes: the model predicts where its words end, which the teacher knows of its "
+            f"own tokens alone, and data.splitter is {splitter!r}; set it to tokens:PATH with "
+            "the teacher's tokenizer"
+        )
 
 
 def origin_of(teacher: Experiment, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -354,4 +354,3 @@ def _open_byte_teacher(
 def _scaled(loss: Loss, weight: float, model, params, batch) -> tuple[jax.Array, Measures]:
     total, measures = loss(model, params, batch)
     return weight * total, measures
-

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from hat.models.hat import EOT, NUM_BYTES, HatModel
-from hat.models.hat_2025 import Hat2025Model, W, lay_out, pick, price
+from hat.models.hat_2025 import Hat2025Model, W, lay_out, price
 from hat.models.model import Batch, Params, cross_entropy
 
 OUTCOMES = np.r_[:NUM_BYTES, EOT]  # specials that are never predicted lie between
@@ -48,9 +48,7 @@ def run_student(
     if isinstance(model, Hat2025Model):
         layout = lay_out(batch)
         states, words = backbone(module.encoder(layout))
-        y = module.decoder(module.encoder.embedding(layout.ids), words, layout)
-        inside = module.head(pick(y, layout.byte_place), False)
-        opening = module.head(pick(y, layout.word_place), True)
+        inside, opening = module.write(layout, words)
         nats, correct = price(batch, model.targets(batch), inside, opening)
         inside = jax.nn.log_softmax(inside)[..., np.r_[OUTCOMES, W]]
         return Student(states, nats, correct, inside, jax.nn.log_softmax(opening)[..., OUTCOMES])
