@@ -5,7 +5,8 @@ memory, every byte from the whole text; a subword Llama of equal FLOPs a byte by
 flat byte-level Llama of as many parameters by `transformers` in torch. Text: the standard library
 of Python. What a random model writes has no words, so a splitter ends one after as many bytes as the
 words of the text have on average, in every row at another time; and the Llama's tokens count as the
-bytes that a token of the text has.
+bytes that a token of the text has. FLOPs are equal, and texts as long, in `--bytes`: the longer, the
+more it tells that the HAT's memory holds words of six layers, the Llama's tokens of ten.
 
 Then how rows whose words end share the backbone: `together` rows at a time, from one by one to all
 in one (what a conditional a byte would do), beside rounds in which rows wait for each other until
@@ -43,14 +44,15 @@ VOCABULARY = 4096
 SIZES = {"25m": (256, 512, 2, 6, 4), "tiny": (32, 64, 1, 1, 1)}
 ROUND = 8
 LENGTHS = 8  # at which a text without memory is timed
+SHORT = 128  # bytes of texts that tell ways to share the backbone apart
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", choices=SIZES, default="25m", help="of the HAT (default: 25m)")
     parser.add_argument("--batches", metavar="N", type=positive_int, nargs="+", default=[1, 8, 64],
                         help="(default: 1 8 64)")
-    parser.add_argument("--bytes", metavar="N", type=positive_int, default=128,
-                        help="of every text that is timed (default: 128)")
+    parser.add_argument("--bytes", metavar="N", type=positive_int, default=2_000,
+                        help="of every text that is timed (default: 2000)")
     parser.add_argument("--length", metavar="N", type=positive_int, default=2_000,
                         help="of the text without memory (default: 2000)")
     parser.add_argument("--repeats", metavar="N", type=positive_int, default=3,
@@ -67,8 +69,10 @@ def run(arguments: argparse.Namespace) -> dict:
     per_token = len(text[:200_000]) / len(tokenizer.encode(text[:200_000]))
     model = hat_config(arguments.size).build()
     params = with_letters(jax.jit(model.init)(jax.random.key(0)))
-    llama = equal_llama(model, lengths.mean(), per_token, arguments.size).build()
-    llama_params = jax.jit(llama.init)(jax.random.key(1))
+    llama = equal_llama(
+        model, lengths.mean(), per_token, arguments.size, arguments.bytes
+    ).build()
+    llama_params = without_end(jax.jit(llama.init)(jax.random.key(1)), llama.config.eot)
     print(f"{count(model):,} parameters of the HAT, {count(llama):,} of the Llama of equal FLOPs a "
           f"byte; {lengths.mean():.2f} bytes a word, {per_token:.2f} a token")
 
@@ -78,7 +82,8 @@ def run(arguments: argparse.Namespace) -> dict:
     print(f"{'batch':>5} {'HAT bytes/s':>12} {'Llama bytes/s':>14} {'ratio':>6}")
     for rows in arguments.batches:
         rates["hat"][rows] = rate(model, params, splitter, rows, **timing)
-        tokens = rate(llama, llama_params, tokenizer, rows, by_token=True, **timing)
+        tokens = rate(llama, llama_params, tokenizer, rows,
+                      tokens=round(arguments.bytes / per_token), **timing)
         rates["llama"][rows] = tokens * per_token
         print(f"{rows:5} {rates['hat'][rows]:12,.0f} {rates['llama'][rows]:14,.0f} "
               f"{rates['hat'][rows] / rates['llama'][rows]:6.2f}", flush=True)
@@ -96,7 +101,8 @@ def run(arguments: argparse.Namespace) -> dict:
               f"{result['torch']:.1f} times", flush=True)
     if "together" not in arguments.without:
         result["together"] = {
-            rows: compare_together(model, params, splitter, rows, lengths, timing)
+            rows: compare_together(model, params, splitter, rows, lengths,
+                                   timing | {"num_bytes": min(arguments.bytes, SHORT)})
             for rows in arguments.batches if rows > 1
         }  # fmt: skip
     return result
@@ -134,14 +140,16 @@ def rate(
     num_bytes: int,
     repeats: int,
     closing: int | None = None,
-    by_token: bool = False,
+    tokens: int | None = None,
     in_step: bool = False,
 ) -> float:
-    """Bytes (or tokens) a second of all rows together."""
-    engine = Engine(model, params, rule, max_rows=rows, closing=closing)
+    """Bytes a second of all rows together; of a tokenized model tokens a second, of texts of about
+    so many `tokens`."""
+    most, slots = num_bytes, {}
+    if tokens is not None:  # however many bytes they spell
+        most, slots = 2**30, {"max_words": tokens + ROUND // 2}
+    engine = Engine(model, params, rule, max_rows=rows, closing=closing, **slots)
     bos, letter = engine.tokenizer.bos, int(engine.tokenizer.encode(b"a")[0])
-    # A Llama's text is long enough that none of them ends before it has its tokens.
-    most = num_bytes if not by_token else num_bytes * 2
     best = 0.0
     for turn in range(repeats + 1):  # the first compiles
         began = time.perf_counter()
@@ -154,7 +162,7 @@ def rate(
         engine.run()
         seconds = time.perf_counter() - began
         if turn:
-            done = sum(len(one.ids) if by_token else len(one.text) for one in made)
+            done = sum(len(one.ids) for one in made)
             best = max(best, done / seconds)
     return best
 
@@ -224,9 +232,10 @@ def hat_config(size: str) -> HatConfig:
     )  # fmt: skip
 
 
-def equal_llama(model, per_word: float, per_token: float, size: str) -> LlamaConfig:
-    """The Llama whose depth brings it nearest to the HAT's FLOPs a byte, in texts of 1,000 bytes."""
-    spent = 1_000
+def equal_llama(
+    model, per_word: float, per_token: float, size: str, spent: int
+) -> LlamaConfig:
+    """The Llama whose depth brings it nearest to the HAT's FLOPs a byte, in texts of `spent` bytes."""
     flops = model.flops(num_bytes=spent, num_words=spent / per_word, context_bytes=spent,
                         context_words=spent / per_word)  # fmt: skip
     wanted, wide = sum(flops.values()), SIZES[size][1]
@@ -249,14 +258,24 @@ def inner_size(hidden_size: int) -> int:
 
 
 def with_letters(params: Params) -> Params:
-    """The head knows LETTERS alone: in pairs of a direction and its opposite, so that one of them is
-    always far likelier than every other id."""
+    """The HAT's head knows LETTERS alone: in pairs of a direction and its opposite, so that one of
+    them is always far likelier than every other id, the end of the text included."""
     kernel = params["head"]["projection"]["kernel"]
-    directions = 10 * kernel[:, : len(LETTERS) // 2]
+    directions = 100 * kernel[:, : len(LETTERS) // 2]
     new = jax.numpy.zeros_like(kernel)
     new = new.at[:, np.array(list(LETTERS[::2]))].set(directions)
     new = new.at[:, np.array(list(LETTERS[1::2]))].set(-directions)
-    return {**params, "head": {**params["head"], "projection": {"kernel": new}}}
+    return _with_head(params, new)
+
+
+def without_end(params: Params, eot: int) -> Params:
+    """A Llama whose likeliest tokens are far likelier than the end of the text."""
+    kernel = params["head"]["projection"]["kernel"]
+    return _with_head(params, (4 * kernel).at[:, eot].set(0))
+
+
+def _with_head(params: Params, kernel: jax.Array) -> Params:
+    return {**params, "head": {**params["head"], "projection": {"kernel": kernel}}}
 
 
 def word_lengths(splitter: Splitter, text: bytes) -> np.ndarray:

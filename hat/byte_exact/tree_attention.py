@@ -36,7 +36,6 @@ class Evaluator:
         self.window = model.config.stack.window
         self._rows = llama_rows(model, rings=False)
         self._prepared = self._rows.prepare(params, None)
-        self._leaves = self._rows.flatten(self._prepared)
         self._engine: Engine | None = None
         self.max_nodes = bucket(max(1, min(CHUNK, _LOGITS // self.num_ids)) + 1) // 2
         self.max_rows = max(1, _LOGITS // (self.max_nodes * self.num_ids))
@@ -69,7 +68,7 @@ class Evaluator:
         Returns the memory and the log-probabilities float32 [B, C, ids] of what follows each.
         """
         args = (tokens, depths, slots, visible)
-        return _extend(self._rows, self._leaves, memory, *args)
+        return _extend(self._rows, self._prepared, memory, *args)
 
     def whole(
         self, trees: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -84,7 +83,7 @@ class Evaluator:
         if longest <= size:
             padded = [_padded(*tree, size, self.window) for tree in trees]
             arrays = map(np.stack, zip(*padded))
-            yield 0, _at_once(self._rows, self._leaves, *arrays)
+            yield 0, _at_once(self._rows, self._prepared, *arrays)
             return
         plans = [_plan(parents, size) for _, parents, _ in trees]
         slots = bucket(max(size, *(int(plan.max()) + 1 for plan in plans)))
@@ -177,9 +176,9 @@ class _Row:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _at_once(model, leaves, tokens, depths, visible):
+def _at_once(model, params, tokens, depths, visible):
     """float32 [B, N, ids] of whole trees; tokens and depths int [B, N], visible bool [B, N, N]."""
-    params, config = model.unflatten(leaves), model.config.stack
+    config = model.config.stack
 
     def place(q, k, v, _):
         return masked_attention(q, k, v, visible, config.logit_softcap), None
@@ -189,8 +188,8 @@ def _at_once(model, leaves, tokens, depths, visible):
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _extend(model, leaves, memory, tokens, depths, slots, visible):
-    params, softcap = model.unflatten(leaves), model.config.stack.logit_softcap
+def _extend(model, params, memory, tokens, depths, slots, visible):
+    softcap = model.config.stack.logit_softcap
     rows = jnp.arange(tokens.shape[0])[:, None]
 
     def put(held, new):

@@ -306,6 +306,7 @@ class Engine:
 
     def _deliver(self, burst: Burst) -> None:
         wrong, counts = [], []
+        ids, nats = burst.ids.T.tolist(), burst.nats.T.tolist()
         for place, row in enumerate(self._places):
             if row is None:
                 continue
@@ -315,11 +316,12 @@ class Engine:
                 counts.append(len(turns))
                 if not all_right:
                     wrong.append(place)
-            for turn in turns:
-                id = int(burst.ids[turn, place])
-                top = burst.top_ids[turn, place], burst.top_nats[turn, place]
+            for turn in turns.tolist():
+                id, top = ids[place][turn], None
+                if row.request.tops:
+                    top = burst.top_ids[turn, place], burst.top_nats[turn, place]
                 row.take(id, self.tokenizer.token_bytes(id), bool(self._ends[id]),
-                         float(burst.nats[turn, place]), top)  # fmt: skip
+                         nats[place][turn], top)  # fmt: skip
                 if row.finish is not None:
                     break
             if row.finish is None and not burst.active[place] and place not in wrong:

@@ -112,14 +112,6 @@ class LlamaRows:
         x, backbone = self.run(params, ids[:, None], state.backbone, position[:, None], place)
         return LlamaState(position, backbone), self.logits(params, x)[:, 0]
 
-    def flatten(self, params: dict[str, Any]) -> list[jax.Array]:
-        """What `prepare` gave as a list: calls that are short spend less on a flat one."""
-        leaves, self._structure = jax.tree.flatten(params)
-        return leaves
-
-    def unflatten(self, leaves: list[jax.Array]) -> dict[str, Any]:
-        return jax.tree.unflatten(self._structure, leaves)
-
     def run(
         self, params, ids, memory: tuple[Memory, ...], position, place: Place
     ) -> tuple[jax.Array, tuple[Memory, ...]]:

@@ -192,8 +192,10 @@ def attend_held(q, memory: Memory, visible, softcap=None) -> jax.Array:
         scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(visible[:, None, None], scores, NEGATIVE)
     weights = jax.nn.softmax(scores, axis=-1).astype(memory.values.dtype)
-    out = jnp.einsum("bgrts,bgsk->btgrk", weights, memory.values)
-    return out.reshape(batch, length, heads, head_size)
+    # Heads before positions, as they lie: with "btgrk" XLA's CPU code transposes the values of a
+    # single row before every product.
+    out = jnp.einsum("bgrts,bgsk->bgrtk", weights, memory.values)
+    return jnp.moveaxis(out, 3, 1).reshape(batch, length, heads, head_size)
 
 
 def run_layers(

@@ -64,7 +64,7 @@ class Continuation:
         self.wrong: str | None = None
 
     def take(self, id: int, spelled: bytes, ends: bool, nats: float, top) -> None:
-        """One more id; spelled: its bytes; ends: whether it ends a text."""
+        """One more id; spelled: its bytes; ends: whether it ends a text; top: for `tops`."""
         self.ids.append(id)
         self.nats.append(nats)
         if self.request.tops:
