@@ -102,8 +102,31 @@ class Linear(nnx.Module):
             self.bias = None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x @ self.kernel[...].astype(x.dtype)
+        x = product(x, self.kernel[...].astype(x.dtype))
         return x if self.bias is None else x + self.bias[...].astype(x.dtype)
+
+
+@jax.custom_vjp
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [..., in] @ kernel [in, out] -> [..., out].
+
+    The backward pass is written out for the order of its second product: from the one that jax
+    derives, transposed, XLA's CPU backend makes transposed copies of gradients, a tenth of the time
+    of a step with a backbone 512 wide.
+    """
+    return x @ kernel
+
+
+def _product_forward(x, kernel):
+    return x @ kernel, (x, kernel)
+
+
+def _product_backward(residuals, gradient):
+    x, kernel = residuals
+    return gradient @ kernel.T, jnp.einsum("...i,...o->io", x, gradient)
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 class RMSNorm(nnx.Module):
@@ -121,8 +144,9 @@ class RMSNorm(nnx.Module):
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     """x [..., d], float32 scale [d] -> [..., d] in the dtype of x.
 
-    The backward pass is written out: it keeps x and one number a position, and its sums of
-    products are contractions, which XLA's CPU backend runs several times faster than reductions.
+    The backward pass is written out: it keeps x and one number a position, and its sums are
+    products of matrices or rows, which XLA's CPU backend runs several times faster than reductions;
+    the sum over positions with ones, as a contraction of two would be of transposed copies.
     """
     return _rms_norm_forward(x, scale, eps)[0]
 
@@ -139,7 +163,8 @@ def _rms_norm_backward(eps, residuals, gradient):
     scaled = gradient * scale
     along = _sum_products("...d,...d->...", scaled, unit)[..., None] / x.shape[-1]
     of_x = inverse * (scaled - unit * along)
-    return of_x.astype(x.dtype), _sum_products("...d,...d->d", gradient, unit)
+    of_scale = _sum_products("...,...d->d", jnp.ones(x.shape[:-1], jnp.float32), gradient * unit)
+    return of_x.astype(x.dtype), of_scale
 
 
 rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
