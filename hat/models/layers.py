@@ -144,9 +144,8 @@ class RMSNorm(nnx.Module):
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     """x [..., d], float32 scale [d] -> [..., d] in the dtype of x.
 
-    The backward pass is written out: it keeps x and one number a position, and its sums are
-    products of matrices or rows, which XLA's CPU backend runs several times faster than reductions;
-    the sum over positions with ones, as a contraction of two would be of transposed copies.
+    The backward pass is written out: it keeps x and one number a position, and its sums of
+    products are contractions, which XLA's CPU backend runs several times faster than reductions.
     """
     return _rms_norm_forward(x, scale, eps)[0]
 
@@ -163,13 +162,23 @@ def _rms_norm_backward(eps, residuals, gradient):
     scaled = gradient * scale
     along = _sum_products("...d,...d->...", scaled, unit)[..., None] / x.shape[-1]
     of_x = inverse * (scaled - unit * along)
-    of_scale = _sum_products("...,...d->d", jnp.ones(x.shape[:-1], jnp.float32), gradient * unit)
-    return of_x.astype(x.dtype), of_scale
+    return of_x.astype(x.dtype), _sum_positions(gradient, unit)
 
 
 rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
 
 _sum_products = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+
+
+def _sum_positions(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The sum of a b, both [..., d], over positions: [d]."""
+    # As a contraction of two, XLA's CPU backend makes transposed copies of both: a tenth of a step of
+    # the quickstart. With ones, the TPU's compiler goes through HBM once more: 7 % of all traffic.
+    return jax.lax.platform_dependent(
+        a, b,
+        cpu=lambda a, b: _sum_products("...,...d->d", jnp.ones_like(a[..., 0]), a * b),
+        default=lambda a, b: _sum_products("...d,...d->d", a, b),
+    )  # fmt: skip
 
 
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> jax.Array:
