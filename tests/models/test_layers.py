@@ -22,6 +22,16 @@ CASES = {
 }
 
 
+@pytest.fixture(params=["cpu", "default"])
+def platform(request, monkeypatch):
+    """What is written for CPUs, and, run on one all the same, what is for all else."""
+    if request.param == "default":
+        monkeypatch.setattr(
+            jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args)
+        )
+
+
+@pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("shape", [(8,), (3, 8), (2, 3, 8), (2, 3, 4, 8)])
 def test_gradients_are_those_of_the_definition(name, shape):
