@@ -94,6 +94,8 @@ def ring_write(memory: Memory, k, v, clock) -> Memory:
     slot = clock % memory.size
 
     def put(held, new):
+        if len(held) == 1:
+            return _put(held, new[:, 0], jnp.zeros(1, jnp.int32), slot[None])
         return jax.lax.dynamic_update_slice_in_dim(held, jnp.swapaxes(new, 1, 2), slot, axis=2)
 
     return Memory(put(memory.keys, k), put(memory.values, v))
@@ -122,11 +124,7 @@ def buffer_step(rows, position, window=None, softcap=None) -> Place:
     """
 
     def place(q, k, v, memory):
-        at = (rows, slice(None), position)
-        memory = Memory(
-            memory.keys.at[at].set(k[:, 0], mode="drop"),
-            memory.values.at[at].set(v[:, 0], mode="drop"),
-        )
+        memory = Memory(*(_put(held, x[:, 0], rows, position) for held, x in zip(memory, (k, v))))
         slots = jnp.arange(memory.size)
         visible = slots <= position[:, None]
         if window is not None:
@@ -137,6 +135,15 @@ def buffer_step(rows, position, window=None, softcap=None) -> Place:
         return attend_held(q, mine, visible[:, None], softcap), memory
 
     return place
+
+
+def _put(held, new, rows, position):
+    """held [B, G, S, K] with new [C, G, K] in the rows int [C] at the positions int [C]."""
+    if len(held) == 1:
+        # Twice: of a single write XLA's CPU backend makes a slice's update, which it fuses into all
+        # that reads the memory, and copies the memory for each: a third of a Llama's step.
+        rows, position, new = (jnp.repeat(x, 2, axis=0) for x in (rows, position, new))
+    return held.at[rows, :, position].set(new, mode="drop")
 
 
 def ring_chunk(start, count, window: int, softcap, form: Form) -> Place:

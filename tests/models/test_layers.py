@@ -1,4 +1,5 @@
-"""The gradients that the layers write out, against those that jax derives in float64."""
+"""The gradients that the layers write out, against those that jax derives in float64; and what is
+computed once."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hat.models.layers import product, rms_norm
+from hat.models.layers import StackConfig, product, rms_norm, rope_table, rotate
 
 EPS = 1e-5
 
@@ -56,3 +57,30 @@ def test_a_product_in_bfloat16_gives_gradients_in_bfloat16():
     x, kernel = jnp.ones((2, 3, 8), jnp.bfloat16), jnp.ones((8, 5), jnp.bfloat16)
     out, pull = jax.vjp(product, x, kernel)
     assert [array.dtype for array in (out, *pull(out))] == [jnp.bfloat16] * 3
+
+
+STACK = StackConfig(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=8)
+
+
+@pytest.mark.usefixtures("platform")
+def test_the_table_of_rotations_is_its_cosines_and_sines():
+    position = jnp.array([[0, 1, 1000, 999_999]])
+    table = rope_table(position, STACK)
+    angles = position[..., None, None] * 10_000.0 ** -(jnp.arange(0, 8, 2, dtype=jnp.float32) / 8)
+    for found, right in zip(table, (np.cos(angles), np.sin(angles)), strict=True):
+        assert found.shape == (1, 4, 1, 4)
+        # float32: of cosines and sines an ulp or two. Angles of a million have seven digits in either.
+        np.testing.assert_allclose(found, right, atol=1e-6)
+
+
+def test_rotations_share_their_cosines():
+    """However many heads and layers use the table, on the CPU too."""
+
+    def rotated(x, position):
+        table = rope_table(position, STACK)
+        for layer in range(3):
+            x = jnp.tanh(rotate(x, table) @ jnp.ones((8, 8)))
+        return x
+
+    compiled = jax.jit(rotated).lower(jnp.ones((1, 4, 2, 8)), jnp.zeros((1, 4), int)).compile()
+    assert compiled.as_text().count(" cosine(") == 1
