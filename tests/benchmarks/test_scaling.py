@@ -62,6 +62,23 @@ def test_a_row_of_tokens():
 
 
 def test_ratios():
-    runs = [{"seconds": s, "temporary_bytes": b} for s, b in ((1.0, 0), (2.0, 10), (5.0, 25))]
-    row = scaling.with_ratios(runs)
+    row = scaling.with_ratios([1.0, 2.0, 5.0], [0, 10, 25])
     assert row["time_ratios"] == [2.0, 2.5] and row["memory_ratios"][1] == 2.5
+
+
+def test_the_fastest_call_of_each_counts_after_the_first(monkeypatch):
+    clock, made = [0.0], []
+    monkeypatch.setattr(scaling.time, "perf_counter", lambda: clock[0])
+
+    def call(name, *seconds):
+        left = iter(seconds)
+
+        def called():
+            made.append(name)
+            clock[0] += next(left)
+
+        return called
+
+    calls = [call("a", 1.0, 5.0, 3.0), call("b", 2.0, 4.0, 8.0)]
+    assert scaling.fastest_seconds(calls, 2) == [3.0, 4.0]
+    assert made == list("ababab")
