@@ -44,7 +44,10 @@ def raw(text: str) -> bytes:
 
 def positive_int(text: str) -> int:
     """An int above 0."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return value
