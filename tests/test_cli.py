@@ -165,6 +165,12 @@ def test_a_mistake_is_one_line(argv, expected, capsys):
     assert message.startswith("hat: error: ") and expected in message
 
 
+def test_a_server_without_its_extra_names_the_repository(capsys, monkeypatch):
+    """Not a package of the same name elsewhere."""
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert "uvicorn is not installed; pip install -e '.[serve]'" in fails(capsys, "serve", "run")
+
+
 def test_benchmarks_are_found_without_importing_them(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "benchmarks"
     folder.mkdir()

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> dict:
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("lm_eval"):
             raise
-        raise UserError("lm-evaluation-harness is not installed; pip install 'hat[eval]'") from None
+        raise UserError("lm-evaluation-harness is not installed; pip install -e '.[eval]'") from None
     from hat.cli import plain
     from hat.data.records import write_file
     from hat.evaluation.scoring import Scorer

@@ -8,7 +8,7 @@ local-completions works without a tokenizer of its own. A token is a byte of a H
 on this machine alone unless --host says otherwise; where others can reach it, give it a token: a
 file with --token-file, or HAT_SERVE_TOKEN. SIGTERM and interrupts let what runs come to its end.
 
-Needs the extra: pip install 'hat[serve]'.
+Needs the extra: pip install -e '.[serve]'.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> dict:
 
         from hat.serving.app import make_app
     except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed; pip install 'hat[serve]'") from None
+        raise UserError(f"{error.name} is not installed; pip install -e '.[serve]'") from None
     from hat.inference.engine import Engine
     from hat.inference.run import load_run
     from hat.serving.completions import Limits

@@ -180,4 +180,4 @@ def test_without_the_harness(run, capsys, monkeypatch):
     for name in ("lm_eval", "lm_eval.api", "lm_eval.api.model"):
         monkeypatch.setitem(sys.modules, name, None)
     assert main(["evaluate", "harness", str(run), "--tasks", "hat_prose"]) == 2
-    assert "lm-evaluation-harness is not installed; pip install" in capsys.readouterr().err
+    assert "lm-evaluation-harness is not installed; pip install -e '.[eval]'" in capsys.readouterr().err
