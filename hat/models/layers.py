@@ -114,7 +114,21 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     derives, transposed, XLA's CPU backend makes transposed copies of gradients, a tenth of the time
     of a step with a backbone 512 wide.
     """
-    return x @ kernel
+    if x.size != len(kernel):
+        return x @ kernel
+    return jax.lax.platform_dependent(x, kernel, cpu=_product_of_a_row, default=jnp.matmul)
+
+
+def _product_of_a_row(x, kernel):
+    """x [..., in] with a single row. XLA's CPU backend takes one core for it, unless the matrix has
+    more than two megabytes; the terms of a sum of products go to as many as it has cores."""
+    depth, width = kernel.shape
+    terms = 4 if depth >= 1024 else 2
+    if depth % terms or kernel.size < 2**16:  # of a small one, the sum costs more
+        return x @ kernel
+    x, kernel = x.reshape(*x.shape[:-1], terms, -1), kernel.reshape(terms, -1, width)
+    sums = jnp.einsum("...ti,tio->t...o", x, kernel, preferred_element_type=jnp.float32)
+    return sums.sum(axis=0).astype(kernel.dtype)
 
 
 def _product_forward(x, kernel):

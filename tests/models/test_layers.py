@@ -53,6 +53,32 @@ def test_gradients_are_those_of_the_definition(name, shape):
         np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("platform")
+@pytest.mark.parametrize("dtype, error", [(jnp.float32, 2e-5), (jnp.bfloat16, 0.02)])
+@pytest.mark.parametrize("size, terms", {(512, 128): 2, (1024, 64): 4, (1023, 96): 0, (64, 8): 0}.items())
+@pytest.mark.parametrize("leading", [(), (1,), (1, 1)])
+def test_a_product_of_one_row_is_a_sum_of_products(size, terms, leading, dtype, error, request):
+    """The same with its gradients, and on the CPU in as many terms as said."""
+    rng = np.random.default_rng(0)
+    x, kernel, out = (jnp.asarray(rng.normal(size=shape), dtype)
+                      for shape in ((*leading, size[0]), size, (*leading, size[1])))  # fmt: skip
+    with jax.enable_x64(True):
+        value, pull = jax.vjp(jnp.matmul, *(x.astype(jnp.float64) for x in (x, kernel)))
+        expected = [value, *pull(out.astype(jnp.float64))]
+
+    value, pull = jax.vjp(product, x, kernel)
+    for found, right in zip([value, *pull(out)], expected, strict=True):
+        assert found.dtype == dtype and found.shape == right.shape
+        # The square root of up to 1024 products of numbers near 1, each rounded at 2^-24 or 2^-8.
+        np.testing.assert_allclose(
+            found.astype(jnp.float32), right, rtol=error, atol=error * size[0] ** 0.5
+        )
+
+    if request.node.callspec.params["platform"] == "cpu":
+        program = jax.jit(product).lower(x, kernel).as_text("hlo")
+        assert (f"[{terms},{size[0] // max(terms, 1)},{size[1]}]" in program) == bool(terms)
+
+
 def test_a_product_in_bfloat16_gives_gradients_in_bfloat16():
     x, kernel = jnp.ones((2, 3, 8), jnp.bfloat16), jnp.ones((8, 5), jnp.bfloat16)
     out, pull = jax.vjp(product, x, kernel)
