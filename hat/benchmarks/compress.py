@@ -29,6 +29,7 @@ import numpy as np
 
 from hat.benchmarks.split import MEGABYTE, fastest, standard_library
 from hat.commands.arguments import positive_int
+from hat.commands.files import read_input
 from hat.compression import codec, range_coder
 from hat.compression.build import build_table
 from hat.compression.live import LiveCoder
@@ -63,10 +64,7 @@ def run(arguments: argparse.Namespace) -> dict:
     size = int(arguments.megabytes * MEGABYTE)
     texts = {"standard library": standard_library(max(size, arguments.bytes))}
     for path in arguments.text:
-        try:
-            texts[path.name] = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"--text {path}: {error.strerror}; give a readable file") from None
+        texts[path.name] = read_input(path)
         if not texts[path.name]:
             raise UserError(f"--text {path} is empty; give one with bytes")
     with tempfile.TemporaryDirectory() as folder:

@@ -20,6 +20,7 @@ import numpy as np
 
 from hat.benchmarks.generate import SIZES, hat_config, rate, with_letters, word_lengths
 from hat.commands.arguments import positive_int
+from hat.commands.files import read_input
 from hat.data.sources import Skipped, Source
 from hat.inference.hat_rows import Chunk, hat_rows
 from hat.text.ids import BOS
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict:
     code = b"".join(d.data for d in Source("stdlib", "text").documents(Skipped()))
     texts = {"standard library": code[: arguments.bytes]}
-    texts |= {path.name: path.read_bytes()[: arguments.bytes] for path in arguments.text}
+    texts |= {path.name: read_input(path)[: arguments.bytes] for path in arguments.text}
     splitter = make_splitter("words")
     stride = make_splitter(f"stride:{round(word_lengths(splitter, code[:100_000]).mean())}")
     model = hat_config(arguments.size).build()

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from hat.commands.files import read_input
 from hat.errors import UserError
 from hat.text import split_tables
 from hat.text.splitters import WordRule
@@ -48,10 +49,7 @@ def run(arguments: argparse.Namespace) -> dict:
         "random bytes": np.random.default_rng(0).bytes(size),
     }
     for name in arguments.text:
-        try:
-            data = pathlib.Path(name).read_bytes()
-        except OSError as error:
-            raise UserError(f"--text {name}: {error.strerror}; give a readable file") from None
+        data = read_input(pathlib.Path(name))
         if not data:
             raise UserError(f"--text {name}: the file is empty; give one with text")
         texts[name] = (data * (size // len(data) + 1))[:size]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+import pytest
+
 from hat.benchmarks import drafts
+from hat.errors import UserError
 
 
 def test_a_draft_is_what_followed_the_latest_longest_match():
@@ -25,3 +28,10 @@ def test_the_smallest_run():
         text=[], size="tiny", drafts=[4], bytes=2_000, repeats=1))  # fmt: skip
     row = result["drafts"][4]
     assert row["cost_in_steps"] > 0 and 1 <= row["standard library"]["bytes_per_pass"] <= 5
+
+
+def test_a_text_that_cannot_be_read(tmp_path):
+    for path in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(UserError, match="cannot read"):
+            drafts.run(argparse.Namespace(
+                text=[path], size="tiny", drafts=[4], bytes=2_000, repeats=1))  # fmt: skip
