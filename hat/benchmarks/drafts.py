@@ -22,6 +22,7 @@ from hat.benchmarks.generate import SIZES, hat_config, rate, with_letters, word_
 from hat.commands.arguments import positive_int
 from hat.commands.files import read_input
 from hat.data.sources import Skipped, Source
+from hat.errors import UserError
 from hat.inference.hat_rows import Chunk, hat_rows
 from hat.text.ids import BOS
 from hat.text.splitters import make_splitter
@@ -45,6 +46,12 @@ def run(arguments: argparse.Namespace) -> dict:
     code = b"".join(d.data for d in Source("stdlib", "text").documents(Skipped()))
     texts = {"standard library": code[: arguments.bytes]}
     texts |= {path.name: read_input(path)[: arguments.bytes] for path in arguments.text}
+    for name, text in texts.items():
+        if len(text) <= LONGEST + max(arguments.drafts):
+            raise UserError(
+                f"{name}: {len(text)} bytes are too few for drafts of {max(arguments.drafts)}; "
+                "give a longer text, or more --bytes"
+            )
     splitter = make_splitter("words")
     stride = make_splitter(f"stride:{round(word_lengths(splitter, code[:100_000]).mean())}")
     model = hat_config(arguments.size).build()

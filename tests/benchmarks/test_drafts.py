@@ -35,3 +35,10 @@ def test_a_text_that_cannot_be_read(tmp_path):
         with pytest.raises(UserError, match="cannot read"):
             drafts.run(argparse.Namespace(
                 text=[path], size="tiny", drafts=[4], bytes=2_000, repeats=1))  # fmt: skip
+
+
+def test_a_text_without_room_for_a_draft(tmp_path):
+    (tmp_path / "short").write_bytes(b"a" * 20)
+    with pytest.raises(UserError, match="short: 20 bytes are too few for drafts of 4"):
+        drafts.run(argparse.Namespace(
+            text=[tmp_path / "short"], size="tiny", drafts=[4], bytes=2_000, repeats=1))  # fmt: skip
